@@ -1,0 +1,278 @@
+"""Which pixel belongs to which target now: thresholds, painted masks, overlap (arXiv 2510.04504, section 3.3).
+
+A ``Plan`` is what a run needs to know: a flat list of regions. Every evaluation of the model gives the attention map
+of every word region; ``weights`` turns it into weights in [0, 1], and ``assign`` settles overlaps. A weight scales
+the region's strength: 1 inside, 0 outside, and between where a mask is grey or feathered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MASK_MODES = ("limit", "add", "replace")
+UPDATES = ("every step", "fixed")
+MODES = ("asynchronous", "concave", "synchronous")
+PRESETS = ("default", "paper")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A word or phrase of the prompt, with its own strength in [0, 1] or None (the timestep map's strength)."""
+
+    text: str
+    strength: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """A set of regions as the artist asks for it.
+
+    threshold: a pixel belongs to a target where its attention is at least threshold times the spatial mean.
+    update: "every step", or "fixed" (the mean attention of a first, synchronous pass).
+    mask: (B or 1, h, w) painted, in [0, 1], any size, or None. mask_mode: "limit" words to it, "add" it as one more
+    region, or "replace" the words by it. grow: latent pixels by which word regions grow (negative: shrink).
+    feather: latent pixels over which their edge fades.
+    """
+
+    targets: tuple[Target, ...] = ()
+    threshold: float = 1.0
+    update: str = "every step"
+    mask: Tensor | None = None
+    mask_mode: str = "limit"
+    grow: int = 0
+    feather: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class TimestepMap:
+    """A set of regions with its schedule; ``previous`` maps come first where strengths are equal."""
+
+    regions: Regions
+    curve: str = "quadratic"
+    strength: float = 0.7
+    mode: str = "asynchronous"
+    preset: str = "default"
+    previous: TimestepMap | None = None
+
+    @property
+    def chain(self) -> list[TimestepMap]:
+        """This map and all before it, the earliest first."""
+        return [*(self.previous.chain if self.previous else []), self]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All target words of the chain, each once, whatever the modes."""
+        return tuple(dict.fromkeys(t.text for layer in self.chain for t in layer.regions.targets))
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """One region of a run.
+
+    name: for pictures. word: the target's text if the region follows attention, else None. mask: painted (B or 1, H, W)
+    at latent size, or None for everywhere.
+    """
+
+    name: str
+    curve: str
+    strength: float
+    word: str | None = None
+    threshold: float = 1.0
+    mask: Tensor | None = None
+    grow: int = 0
+    feather: float = 0.0
+
+    @property
+    def lags(self) -> bool:
+        """Whether a pixel of this region can ever fall behind the background."""
+        return self.strength > 0 and self.curve != "linear"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All regions of a run, first listed first, and how they are read from attention."""
+
+    regions: tuple[Region, ...] = ()
+    fixed: bool = False
+    paper: bool = False
+    words: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Collect the words whose attention the run needs, each once."""
+        words = dict.fromkeys(r.word for r in self.regions if r.word is not None)
+        object.__setattr__(self, "words", tuple(words))
+
+    @property
+    def lags(self) -> bool:
+        """Whether any pixel can ever fall behind the background."""
+        return any(region.lags for region in self.regions)
+
+    @property
+    def uniform(self) -> Region | None:
+        """The region that covers every pixel whatever attention says (mode concave), if it is alone."""
+        if len(self.regions) == 1 and self.regions[0].word is None and self.regions[0].mask is None:
+            return self.regions[0]
+        return None
+
+
+class Ownership(NamedTuple):
+    """Who owns each pixel: owner (B, H, W) long, index into the plan's regions or -1; weights (R, B, H, W) in [0, 1]."""
+
+    owner: Tensor
+    weights: Tensor
+
+
+def check_strength(strength: float, where: str) -> float:
+    """``strength`` if it is in [0, 1]; ValueError naming ``where`` otherwise."""
+    if not 0.0 <= strength <= 1.0:
+        raise ValueError(f"{where} is {strength}: a strength is between 0 (like the stock sampler) and 1 (steepest).")
+    return float(strength)
+
+
+def fit_mask(mask: Tensor, height: int, width: int) -> Tensor:
+    """A painted mask brought to the latent's size: (h, w) or (B, h, w), any size -> (B, H, W) float32 in [0, 1].
+
+    Raises ValueError for another shape, or for values that are not finite.
+    """
+    mask = mask.float()
+    if mask.ndim == 2:
+        mask = mask[None]
+    if mask.ndim != 3:
+        raise ValueError(f"The mask has shape {tuple(mask.shape)}: expected (height, width) or (batch, height, width).")
+    if not torch.isfinite(mask).all():
+        raise ValueError("The mask has values that are not numbers (NaN or infinite): check the node that made it.")
+    if mask.shape[-2:] != (height, width):
+        mask = F.interpolate(mask[:, None], size=(height, width), mode="area")[:, 0]
+    return mask.clamp(0, 1)
+
+
+def make_plan(timestep_map: TimestepMap, height: int, width: int) -> Plan:
+    """The plan of a run on latents of (height, width).
+
+    Chained maps keep their order, the earliest first. Fixed masks or the paper's preset hold for the run as a whole, so
+    ValueError where chained maps disagree on them.
+    """
+    layers = timestep_map.chain
+    for what, values in (
+        ("preset", {layer.preset for layer in layers}),
+        ("update", {layer.regions.update for layer in layers if layer.regions.targets}),
+    ):
+        if len(values) > 1:
+            raise ValueError(
+                f"Chained timestep maps disagree on {what} ({', '.join(sorted(values))}): a run has one. "
+                "Set the same on all of them."
+            )
+    regions = tuple(region for layer in layers for region in _regions_of(layer, height, width))
+    fixed = any(layer.regions.update == "fixed" for layer in layers)
+    return Plan(regions, fixed=fixed, paper=layers[0].preset == "paper")
+
+
+def _regions_of(layer: TimestepMap, height: int, width: int) -> list[Region]:
+    """The regions of one timestep map: none if synchronous, one of all pixels if concave."""
+    asked, curve = layer.regions, layer.curve
+    mask = None if asked.mask is None else fit_mask(asked.mask, height, width)
+    if layer.mode == "synchronous":
+        return []
+    own = [(t, layer.strength if t.strength is None else t.strength) for t in asked.targets]
+    if layer.mode == "concave":
+        return [Region("all pixels", curve, max([k for _, k in own], default=layer.strength))]
+    painted = [] if mask is None else [Region("painted", curve, layer.strength, mask=mask)]
+    if asked.mask_mode == "replace" and painted:
+        return painted
+    limit = mask if asked.mask_mode == "limit" else None
+    words = [
+        Region(t.text, curve, k, t.text, asked.threshold, limit, asked.grow, asked.feather) for t, k in own
+    ]  # fmt: skip
+    return words + (painted if asked.mask_mode == "add" else [])
+
+
+def threshold(attention: Tensor, factor: float) -> Tensor:
+    """The paper's mask: 1 where attention (..., h, w) is at least ``factor`` times its spatial mean, else 0."""
+    return (attention >= factor * attention.mean(dim=(-2, -1), keepdim=True)).to(attention.dtype)
+
+
+def grow(weight: Tensor, pixels: int) -> Tensor:
+    """A region (B, H, W) grown by ``pixels`` in all eight directions; shrunk if negative (the border counts as inside)."""
+    if pixels == 0:
+        return weight
+    size = 2 * abs(pixels) + 1
+    signed = weight if pixels > 0 else -weight
+    grown = F.max_pool2d(signed[:, None], size, stride=1, padding=abs(pixels))[:, 0]
+    return grown if pixels > 0 else -grown
+
+
+def feather(weight: Tensor, pixels: float) -> Tensor:
+    """A region (B, H, W) whose edge fades over about ``pixels``: Gaussian blur of standard deviation pixels / 2.
+
+    Below a tenth of a pixel nothing would fade, and nothing is done.
+    """
+    if pixels < 0.1:
+        return weight
+    reach = max(1, round(1.5 * pixels))
+    offsets = torch.arange(-reach, reach + 1, dtype=weight.dtype, device=weight.device)
+    kernel = torch.exp(-0.5 * (offsets / (pixels / 2)) ** 2)
+    kernel = kernel / kernel.sum()
+    blurred = F.pad(weight[:, None], (reach, reach, reach, reach), mode="replicate")
+    blurred = F.conv2d(blurred, kernel.view(1, 1, 1, -1))
+    return F.conv2d(blurred, kernel.view(1, 1, -1, 1))[:, 0]
+
+
+def weights(plan: Plan, attention: Tensor | None, shape: tuple[int, int, int], device: torch.device) -> Tensor:
+    """The weight of every region at every pixel: (R, B, H, W) in [0, 1], for ``shape`` (B, H, W).
+
+    attention: (B, words, h, w) as seen by the model, in ``plan.words`` order, or None before the first evaluation: then a
+    word region is everywhere. Attention is smoothly enlarged to the latent's size and then thresholded; the paper
+    thresholds first and enlarges by nearest neighbour.
+    """
+    batch, *size = shape
+    result = []
+    for region in plan.regions:
+        weight = torch.ones(shape, device=device)
+        if region.word is not None and attention is not None:
+            seen = attention[:, plan.words.index(region.word), None]
+            if plan.paper:
+                weight = F.interpolate(threshold(seen, region.threshold), size=size)[:, 0]
+            else:
+                seen = F.interpolate(seen, size=size, mode="bilinear")
+                weight = threshold(seen, region.threshold)[:, 0]
+            weight = feather(grow(weight, region.grow), region.feather)
+        if region.mask is not None:
+            weight = weight * _per_item(region.mask.to(device), batch)
+        result.append(weight)
+    return torch.stack(result) if result else torch.zeros(0, *shape, device=device)
+
+
+def _per_item(mask: Tensor, batch: int) -> Tensor:
+    """A painted mask (b, H, W) for every item of the batch, repeated from its start where it has fewer."""
+    return mask.repeat(-(-batch // mask.shape[0]), 1, 1)[:batch]
+
+
+def assign(plan: Plan, region_weights: Tensor) -> Ownership:
+    """Overlaps settled: the greater strength (k x weight) owns a pixel, then the first listed; nobody where it is 0."""
+    best = region_weights.new_zeros(region_weights.shape[1:])
+    owner = torch.full_like(best, -1, dtype=torch.long)
+    for index, region in enumerate(plan.regions):
+        strength = region.strength * region_weights[index]
+        owner = torch.where(strength > best, index, owner)
+        best = torch.maximum(best, strength)
+    return Ownership(owner, region_weights)
+
+
+def first_assignment(
+    plan: Plan, last_word: str | None, shape: tuple[int, int, int], device: torch.device
+) -> Ownership:
+    """Who owns each pixel before any attention was seen: word regions are everywhere, overlaps settled as always.
+
+    In the paper preset, the region of the prompt's last target token (``last_word``) owns every pixel.
+    """
+    region_weights = weights(plan, None, shape, device)
+    if plan.paper and last_word is not None:
+        for index, region in enumerate(plan.regions):
+            if region.word is not None and region.word != last_word:
+                region_weights[index] = 0
+    return assign(plan, region_weights)
