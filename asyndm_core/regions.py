@@ -7,7 +7,7 @@ the region's strength: 1 inside, 0 outside, and between where a mask is grey or 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -89,8 +89,8 @@ class Region:
 
     @property
     def lags(self) -> bool:
-        """Whether a pixel of this region can ever fall behind the background."""
-        return self.strength > 0 and self.curve != "linear"
+        """Whether a pixel of this region can ever fall behind the background. Reads the mask: call it once per run."""
+        return self.strength > 0 and self.curve != "linear" and (self.mask is None or bool(self.mask.any()))
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,11 @@ def _regions_of(layer: TimestepMap, height: int, width: int) -> list[Region]:
         Region(t.text, curve, k, t.text, asked.threshold, limit, asked.grow, asked.feather) for t, k in own
     ]  # fmt: skip
     return words + (painted if asked.mask_mode == "add" else [])
+
+
+def synchronous(plan: Plan) -> Plan:
+    """The same words, watched, but nobody lags: the first pass of fixed regions."""
+    return replace(plan, regions=tuple(replace(region, strength=0.0) for region in plan.regions))
 
 
 def threshold(attention: Tensor, factor: float) -> Tensor:

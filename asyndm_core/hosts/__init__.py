@@ -1,0 +1,1 @@
+"""What differs between frameworks: each host is a small adapter of ``run.Host``."""

@@ -1,0 +1,206 @@
+"""The loop: every pixel by its own clock (arXiv 2510.04504, algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from .attention import AttentionSum
+from .clock import Clock
+from .regions import Ownership, Plan, assign, first_assignment, synchronous, weights
+from .samplers import Noise, NoiseLaw, Prediction, Sampler, Step
+
+
+class Host(Protocol):
+    """What a framework supplies: its model, with classifier-free guidance, at a map of noise levels."""
+
+    law: NoiseLaw
+
+    def denoise(self, x: Tensor, sigma: Tensor, reference: Tensor | None = None, watch: bool = False) -> Prediction:
+        """The denoised latents of x (B, C, H, W) whose pixels have noise levels sigma (B, 1, H, W).
+
+        ``reference`` (0-dim) is the one sigma of this step for everything that knows only one, such as the host's
+        schedules; None within a step (the smallest of the map may serve). ``watch`` asks to read the attention of the
+        plan's words in this call.
+        """
+        ...
+
+    def attention(self) -> Tensor | None:
+        """What the last watched call saw: (B, words, h, w) in the plan's order, or None if no word was in force."""
+        ...
+
+
+class Snapshot(NamedTuple):
+    """The run at one step, after the model's first evaluation: for progress bars, previews and records.
+
+    sigma (B, 1, H, W) is the noise level of x (None where a host reports a stock run). progress (B, H, W) is q now;
+    owner (B, H, W) is the region that moves each pixel in this step (-1: background).
+    attention: (B, words, h, w) seen in this step, or None.
+    """
+
+    step: int
+    x: Tensor
+    denoised: Tensor
+    sigma: Tensor | None
+    progress: Tensor
+    owner: Tensor
+    attention: Tensor | None
+
+
+def move(clock: Clock, plan: Plan, state: Tensor, step: int, owned: Ownership) -> Tensor:
+    """The states after the move of ``step``: each pixel by its owner's curve, the background linearly."""
+    moved = clock.advance(state, step, "linear", 0.0)
+    for index, region in enumerate(plan.regions):
+        soft = region.mask is not None or region.feather > 0
+        strength = region.strength * owned.weights[index] if soft else region.strength
+        moved = torch.where(owned.owner == index, clock.advance(state, step, region.curve, strength), moved)
+    return moved
+
+
+class Now(NamedTuple):
+    """Where a run stands before a step: the states (B, H, W), their sigmas (B, 1, H, W), and who owns each pixel."""
+
+    state: Tensor
+    sigma: Tensor
+    owned: Ownership
+
+
+def start(
+    clock: Clock, plan: Plan, shape: tuple[int, int, int], attention: Tensor | None = None, last_word: str | None = None
+) -> Now:
+    """The start of a run on latents of ``shape`` (B, H, W).
+
+    attention: fixed attention (B, words, h, w) of an earlier pass, or None. last_word: the target whose token comes
+    last in the prompt (the paper preset begins with its region).
+    """
+    device = clock.sigmas.device
+    if attention is None:
+        owned = first_assignment(plan, last_word, shape, device)
+    else:
+        owned = assign(plan, weights(plan, attention, shape, device))
+    state = clock.start(shape)
+    for step in range(clock.anchor, 0):
+        state = move(clock, plan, state, step, owned)
+    return Now(state, clock.sigma(state, 0)[:, None], owned)
+
+
+def noise_table(clock: Clock, plan: Plan) -> Tensor:
+    """The sigmas of the noise clock, (N + 1,): what a noise source that answers by interval is asked for.
+
+    It is the background's clock, the scheduler's table; where one region covers everything (mode concave) it is that
+    region's, so that such a run equals stock sampling on the region's sigmas.
+    """
+    region = plan.uniform
+    if region is None:
+        return clock.sigmas
+    state = clock.start(())
+    table = []
+    for step in range(clock.anchor, clock.steps):
+        if step >= 0:
+            table.append(clock.sigma(state, step))
+        state = clock.advance(state, step, region.curve, region.strength)
+    return torch.stack([*table, clock.sigmas[-1]])
+
+
+class _Evaluations:
+    """The model as a sampler sees it within one step: watched, and reported, at its first evaluation only."""
+
+    def __init__(self, host: Host, reference: Tensor, watch: bool, report: Callable[[Tensor, Tensor, Tensor | None], None]):
+        self._host, self._reference, self._watch, self._report = host, reference, watch, report
+        self._first = True
+        self.attention: Tensor | None = None
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Prediction:
+        if not self._first:
+            return self._host.denoise(x, sigma)
+        self._first = False
+        prediction = self._host.denoise(x, sigma, self._reference, self._watch)
+        self.attention = self._host.attention() if self._watch else None
+        self._report(x, prediction.denoised, self.attention)
+        return prediction
+
+
+def _report(
+    on_step: Callable[[Snapshot], None] | None, clock: Clock, step: int, now: Now,
+    x: Tensor, denoised: Tensor, attention: Tensor | None,
+) -> None:  # fmt: skip
+    if on_step is not None:
+        progress = clock.progress(now.state, step)
+        on_step(Snapshot(step, x, denoised, now.sigma, progress, now.owned.owner, attention))
+
+
+def sample(
+    host: Host,
+    x: Tensor,
+    begin: Now,
+    clock: Clock,
+    plan: Plan,
+    sampler: Sampler,
+    noise: Noise,
+    on_step: Callable[[Snapshot], None] | None = None,
+    fixed: bool = False,
+) -> Tensor:
+    """Sample x (B, C, H, W), noised to ``begin.sigma``, to the end of the clock's table. Returns latents like x.
+
+    Order within a step, as in the authors' code: the move q -> q' of step i uses the regions seen at step i - 1; then
+    the model is evaluated, and its attention makes the regions of the next move. ``fixed`` keeps the first regions.
+    """
+    shape = (x.shape[0], x.shape[-2], x.shape[-1])
+    now = begin
+    watch = bool(plan.words) and not fixed
+    noise_sigmas = noise_table(clock.to(torch.device("cpu")), plan)
+    ends_clean = float(noise_sigmas[-1]) == 0
+    history = sampler.history()
+    for step in range(clock.steps):
+        state_next = move(clock, plan, now.state, step, now.owned)
+        sigma_next = clock.sigma(state_next, step + 1)[:, None]
+        model = _Evaluations(host, noise_sigmas[step], watch, partial(_report, on_step, clock, step, now))
+        this_step = Step(
+            index=step,
+            sigma=now.sigma.to(x.dtype),
+            sigma_next=sigma_next.to(x.dtype),
+            clock=(noise_sigmas[step], noise_sigmas[step + 1]),
+            ends_clean=ends_clean and step + 1 == clock.steps,
+        )
+        x = sampler.step(model, x, this_step, history, noise, host.law)
+        owned = now.owned
+        if model.attention is not None:
+            owned = assign(plan, weights(plan, model.attention, shape, x.device))
+        now = Now(state_next, sigma_next, owned)
+    return x
+
+
+def generate(
+    host: Host,
+    clock: Clock,
+    plan: Plan,
+    shape: tuple[int, int, int],
+    sampler: Sampler,
+    noised: Callable[[Tensor], Tensor],
+    noise: Callable[[Plan], Noise],
+    last_word: str | None = None,
+    on_step: Callable[[Snapshot], None] | None = None,
+) -> Tensor:
+    """A whole run on latents of ``shape`` (B, H, W): for fixed regions a synchronous pass first, whose attention they are.
+
+    noised: sigmas of the start (B, 1, H, W) -> latents at them. noise: a fresh source of noise for each pass, from the
+    same seed. See ``start`` and ``sample`` for the rest.
+    """
+    attention = None
+    if plan.fixed and plan.words:
+        level, mean = synchronous(plan), AttentionSum()
+
+        def keep(snapshot: Snapshot) -> None:
+            if snapshot.attention is not None:
+                mean.add(snapshot.attention)
+
+        begin = start(clock, level, shape)
+        sample(host, noised(begin.sigma), begin, clock, level, sampler, noise(level), keep)
+        attention = mean.mean()
+    begin = start(clock, plan, shape, attention, last_word)
+    x, fixed = noised(begin.sigma), attention is not None
+    return sample(host, x, begin, clock, plan, sampler, noise(plan), on_step, fixed)

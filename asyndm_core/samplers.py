@@ -1,0 +1,501 @@
+"""The samplers as single steps of a map of noise levels: every pixel goes from its own sigma to its own sigma_next.
+
+Notation. x = alpha x0 + sigma n with unit noise n. Models whose noise explodes (eps, v, EDM) have alpha = 1; flow
+models have alpha = 1 - sigma. s is sigma, t is sigma_next, D the denoised latents, U the unconditional ones. All
+levels are (B, 1, H, W) and act on x (B, C, H, W) pixel by pixel. lambda = log(alpha / sigma) is the half log-SNR.
+
+Every step is made of three parts, which the table ``SAMPLERS`` puts together under ComfyUI's names:
+
+1. a split of the target level t: noise ``down`` is what remains of the old noise, ``up`` is drawn anew;
+2. a solver of the probability flow ODE (EDM, Karras et al. 2022, arXiv 2206.00364, eq. 1; its solution in terms of D is
+   DPM-Solver++, Lu et al. 2022, arXiv 2211.01095, proposition 4.1), from s to ``down``;
+3. new noise of standard deviation ``up``.
+
+CFG++ (Chung et al. 2024, arXiv 2406.08070, algorithm 2) renoises with the unconditional prediction. That is the same
+step from the shifted latents x + alpha (D - U), so it is no sampler of its own here (``Move.start``).
+
+On uniform maps a step equals that of ComfyUI, and asks for the same noise in the same order. A pixel with t = s keeps
+its latents bit for bit, gets no noise, and keeps its place in the memory of multi-step samplers. A pixel with
+t = 0 becomes D. Nothing here synchronises with the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+Noise = Callable[[Tensor, Tensor], Tensor]
+"""(sigma_from, sigma_to), 0-dim levels of the noise clock -> noise of unit variance like x; each call a new draw."""
+
+NoiseKind = Literal["none", "gaussian", "brownian", "brownian_gpu"]
+
+NEAR_ONE = 0.9999
+"""Where a flow model's sigma of 1 (log-SNR minus infinity) has to stand for a finite log-SNR."""
+
+GROWTH_LIMIT = 40.0
+"""Multi-step samplers extrapolate over at most this many of their last step's lengths (in log-SNR).
+
+ComfyUI's schedulers reach 32 (ddim_uniform, 3 steps, shift 12), so uniform maps never meet it. Pixels can: one may have
+crept for a small part of a step before a whole one.
+"""
+
+
+class Prediction(NamedTuple):
+    """What the model says of x: ``denoised`` after guidance, and ``uncond``, the unconditional one (CFG++ needs it)."""
+
+    denoised: Tensor
+    uncond: Tensor | None = None
+
+
+class Model(Protocol):
+    """The model with its guidance: latents x (B, C, H, W) at levels sigma (B, 1, H, W) -> Prediction."""
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Prediction: ...
+
+
+@dataclass(frozen=True)
+class NoiseLaw:
+    """How signal and noise mix: x = alpha x0 + sigma n.
+
+    flow: alpha = 1 - sigma; otherwise alpha = 1. noise_scale: the standard deviation of n that the model was
+    trained with. highest: what replaces a flow model's sigma >= 1 in samplers that need a finite log-SNR.
+    """
+
+    flow: bool
+    noise_scale: float = 1.0
+    highest: float = NEAR_ONE
+
+    def alpha(self, sigma: Tensor) -> Tensor:
+        """The share of the signal at sigma."""
+        return 1 - sigma if self.flow else torch.ones_like(sigma)
+
+    def half_log_snr(self, sigma: Tensor) -> Tensor:
+        """lambda = log(alpha / sigma), for sigma > 0."""
+        return -sigma.logit() if self.flow else -sigma.log()
+
+    def sigma_of(self, half_log_snr: Tensor) -> Tensor:
+        """The inverse of ``half_log_snr``."""
+        return (-half_log_snr).sigmoid() if self.flow else (-half_log_snr).exp()
+
+    def log_step(self, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+        """h = lambda(sigma_next) - lambda(sigma), for sigma > sigma_next > 0; above 0 however close the two are."""
+        return torch.log1p((sigma - sigma_next) / (sigma_next * self.alpha(sigma)))
+
+    def quieter(self, sigma: Tensor, share: Tensor) -> Tensor:
+        """The level where sigma / alpha is ``share`` (0..1) of what it is at sigma."""
+        alpha = self.alpha(sigma)
+        return sigma * share / (alpha + (1 - alpha) * share)
+
+    def finite(self, sigma: Tensor, highest: float | None = None) -> Tensor:
+        """sigma with a finite log-SNR: a flow model's sigma >= 1 becomes ``highest``."""
+        return sigma.masked_fill(sigma >= 1, self.highest if highest is None else highest) if self.flow else sigma
+
+    def between(self, sigma: Tensor, sigma_next: Tensor, share: float) -> Tensor:
+        """The level at ``share`` of the way in lambda. From a flow model's sigma of 1: NEAR_ONE, as in ComfyUI.
+
+        Written with ComfyUI's operations in their order: a Brownian tree notices the last bit of an interval's end.
+        """
+        start = self.half_log_snr(self.finite(sigma, NEAR_ONE))
+        middle = self.sigma_of(start + share * (self.half_log_snr(sigma_next) - start))
+        return middle.masked_fill(sigma >= 1, NEAR_ONE) if self.flow else middle
+
+
+EXPLODING = NoiseLaw(flow=False)
+
+
+class Clock(NamedTuple):
+    """The interval that this step's noise is asked for: 0-dim levels of the noise clock, on any device."""
+
+    sigma: Tensor
+    sigma_next: Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a run.
+
+    index: its number. sigma, sigma_next: maps (B, 1, H, W) in x's dtype, sigma >= sigma_next >= 0. clock: see Clock.
+    ends_clean: this step takes every pixel to sigma 0, as a scheduler's last one does.
+    """
+
+    index: int
+    sigma: Tensor
+    sigma_next: Tensor
+    clock: Clock | tuple[Tensor, Tensor]
+    ends_clean: bool
+
+
+class Node(NamedTuple):
+    """An earlier node of every pixel's path: what was denoised there, and 1 / h of the step from it (0: no node)."""
+
+    denoised: Tensor
+    rate: Tensor
+
+
+class History:
+    """The memory of a multi-step sampler during one run, per pixel: its last distinct nodes, newest first."""
+
+    def __init__(self, depth: int) -> None:
+        self._depth = depth
+        self._nodes: tuple[Node, ...] = ()
+
+    def recall(self, x: Tensor) -> tuple[Node, ...]:
+        """The nodes, as many as the sampler has use for; a pixel that has none there has rate 0."""
+        if not self._nodes:
+            self._nodes = (Node(torch.zeros_like(x), torch.zeros_like(x[:, :1])),) * self._depth
+        return self._nodes
+
+    def remember(self, moved: Tensor, node: Node) -> None:
+        """Make ``node`` the newest one where ``moved`` (B, 1, H, W) is true; elsewhere nothing changes."""
+        pushed = (node, *self._nodes[:-1])
+        self._nodes = tuple(
+            Node(*(torch.where(moved, a, b) for a, b in zip(new, old, strict=True)))
+            for new, old in zip(pushed, self._nodes, strict=True)
+        )
+
+
+# --- splits of the target level ------------------------------------------------------------------------------------
+
+
+class Split(NamedTuple):
+    """The old noise that remains, as the level that the ODE is solved to, and the standard deviation of the new noise.
+
+    From ``down`` the signal's share grows from alpha(down) to alpha(t), and old and new noise add up:
+    (down alpha(t) / alpha(down))^2 + up^2 = t^2.
+    """
+
+    down: Tensor
+    up: Tensor
+
+
+def ddim_split(law: NoiseLaw, sigma: Tensor, sigma_next: Tensor, eta: float) -> Split:
+    """The share of new noise in DDIM (Song et al. 2020, arXiv 2010.02502, eq. 12 and 16); eta = 1 is DDPM.
+
+    Eq. 16 in variance-preserving terms: std = eta sqrt((1 - a') / (1 - a)) sqrt(1 - a / a'), where a is alphabar, and
+    eq. 12 leaves sqrt(1 - a' - std^2) of the predicted noise. With x_vp = x sqrt(a), a = 1 / (1 + s^2) it follows that
+    1 - a = s^2 a and 1 - a / a' = (s^2 - t^2) a, so in our terms
+        up = std / sqrt(a') = eta t sqrt(1 - t^2 / s^2)     and     down = sqrt(t^2 - up^2).
+    This is also k-diffusion's ancestral step. Flow models: the same in x / alpha, whose level is sigma / alpha.
+    New noise comes at every sigma_next > 0, in the last step too; at sigma_next = 0 the step gives D.
+    """
+    h = law.log_step(sigma, sigma_next)  # t / s = exp(-h)
+    new = (eta * eta * -torch.expm1(-2 * h)).clamp(max=1)
+    kept = (1 - eta * eta + eta * eta * (-2 * h).exp()).clamp(min=0)
+    return Split(law.quieter(sigma_next, kept.sqrt()), sigma_next * new.sqrt())
+
+
+def ancestral_split(law: NoiseLaw, sigma: Tensor, sigma_next: Tensor, eta: float) -> Split:
+    """The ancestral step: DDIM's where noise explodes; for flow models down = t (1 - eta (1 - t / s)), up is the rest.
+
+    The latter is rectified flow's step that overshoots, rescales the signal's share and renoises.
+    """
+    if not law.flow:
+        return ddim_split(law, sigma, sigma_next, eta)
+    share = (1 - eta * (1 - sigma_next / sigma)).clamp(min=0)
+    down = sigma_next * share
+    lost = (1 - share) / (1 - down)  # 1 - down alpha(t) / (alpha(down) t)
+    return Split(down, sigma_next * (lost * (2 - lost)).sqrt())
+
+
+def sde_split(law: NoiseLaw, sigma: Tensor, sigma_next: Tensor, eta: float) -> Split:
+    """The reverse SDE with eta of the noise, solved for constant D (SDE-DPM-Solver++, arXiv 2211.01095, at eta = 1).
+
+    Of the old noise exp(-eta h) remains, and the drift follows (1 + eta) h of log-SNR.
+    """
+    h = law.log_step(sigma, sigma_next)
+    return Split(law.quieter(sigma_next, (-eta * h).exp()), sigma_next * (-torch.expm1(-2 * eta * h)).sqrt())
+
+
+def consistency_split(law: NoiseLaw, sigma: Tensor, sigma_next: Tensor, eta: float) -> Split:
+    """All noise is new: the multi-step sampling of consistency models (LCM, Luo et al. 2023, arXiv 2310.04378)."""
+    return Split(torch.zeros_like(sigma_next), sigma_next)
+
+
+# --- solvers of the ODE --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Move:
+    """What a solver is given: this step from ``sigma`` to ``down`` (on the way to ``sigma_next``), and the model.
+
+    sigma > sigma_next > 0 and sigma > down > 0 everywhere: pixels that do not move, or whose result is D, have harmless
+    levels here, and what is computed for them is dropped. ``live`` (B, 1, H, W) is true for the others.
+    """
+
+    model: Model
+    x: Tensor
+    denoised: Tensor
+    uncond: Tensor | None
+    level: Tensor
+    live: Tensor
+    sigma: Tensor
+    sigma_next: Tensor
+    down: Tensor
+    clock: Clock
+    law: NoiseLaw
+    noise: Noise
+    history: History
+    options: Mapping[str, Any]
+
+    def start(self, uncond: Tensor | None) -> Tensor:
+        """Where the step starts: x, or x + alpha (D - U) for CFG++ (arXiv 2406.08070)."""
+        if uncond is None:
+            return self.x
+        return self.x + self.law.alpha(self.sigma) * (self.denoised - uncond)
+
+    def evaluate(self, x: Tensor, sigma: Tensor) -> Prediction:
+        """The model once more within this step. Pixels that are not live are shown as they are."""
+        return self.model(torch.where(self.live, x, self.x), torch.where(self.live, sigma, self.level))
+
+    def renoise(self, x: Tensor, split: Split, sigma_next: Tensor, clock_next: Tensor) -> Tensor:
+        """x at ``split.down`` -> x at sigma_next: the signal's share rescaled, new noise added. One draw, or none."""
+        if self.law.flow:
+            x = self.law.alpha(sigma_next) / self.law.alpha(split.down) * x
+        scale = self.options["s_noise"] * self.law.noise_scale
+        if self.options.get("eta", 1.0) <= 0 or scale <= 0:
+            return x
+        return x + split.up * scale * self.noise(self.clock.sigma, clock_next)
+
+
+Solver = Callable[[Move], Tensor]
+
+
+def toward(x: Tensor, denoised: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+    """The ODE's exact solution for constant D: the DDIM step (arXiv 2010.02502, eq. 13), x' = D + (t / s)(x - D).
+
+    It holds for both laws of noise: for flow models D's weight is alpha(t) - alpha(s) t / s = 1 - t / s too.
+    """
+    return denoised + sigma_next / sigma * (x - denoised)
+
+
+def euler(move: Move) -> Tensor:
+    """First order (EDM, arXiv 2206.00364, algorithm 1 without its correction)."""
+    return toward(move.start(move.uncond), move.denoised, move.sigma, move.down)
+
+
+def heun(move: Move) -> Tensor:
+    """Second order: the mean of the slopes at both ends (EDM, arXiv 2206.00364, algorithm 1)."""
+    end = euler(move)
+    slope = (move.x - move.denoised) / move.sigma
+    slope_end = (end - move.evaluate(end, move.down).denoised) / move.down
+    return move.x + (slope + slope_end) / 2 * (move.down - move.sigma)
+
+
+def dpm_2(move: Move) -> Tensor:
+    """Second order: the slope at the geometric mean of the levels (DPM-Solver-2, arXiv 2206.00927, in EDM's terms)."""
+    middle = (move.sigma * move.down).sqrt()
+    x = toward(move.x, move.denoised, move.sigma, middle)
+    slope = (x - move.evaluate(x, middle).denoised) / middle
+    return move.x + slope * (move.down - move.sigma)
+
+
+def dpmpp_2s(move: Move) -> Tensor:
+    """Second order: D from half the way in lambda (DPM-Solver++(2S), arXiv 2211.01095, algorithm 1, r = 1/2)."""
+    middle = move.law.between(move.sigma, move.down, 0.5)
+    x = toward(move.start(move.uncond), move.denoised, move.sigma, middle)
+    second = move.evaluate(x, middle)
+    uncond = None if move.uncond is None else second.uncond
+    return toward(move.start(uncond), second.denoised, move.sigma, move.down)
+
+
+def dpmpp_sde(move: Move) -> Tensor:
+    """Second order with noise on the way: the D of a stochastic step to ``r`` of the way in lambda corrects this one's.
+
+    (k-diffusion's stochastic form of DPM-Solver++(2S), arXiv 2211.01095, algorithm 1: D is continued linearly.)
+    """
+    law, share = move.law, move.options["r"]
+    middle = law.between(move.sigma, move.sigma_next, share)
+    split = ddim_split(law, move.sigma, middle, move.options["eta"])
+    x = toward(move.x, move.denoised, move.sigma, split.down)
+    x = move.renoise(x, split, middle, law.between(*move.clock, share))
+    second = move.evaluate(x, middle).denoised
+    return toward(move.x, torch.lerp(move.denoised, second, 1 / (2 * share)), move.sigma, move.down)
+
+
+def multistep(move: Move, midpoint: bool = False, mix: bool = False) -> Tensor:
+    """Order 2 or 3 (as the history is deep): D continues the pixel's own earlier nodes, as a polynomial in lambda.
+
+    With h the step's length in lambda, g_i = h / h_i the growth over the i-th earlier step, and the slopes
+    e_1 = g_1 (D - D_1), e_2 = g_2 (D_1 - D_2), the polynomial's derivatives at s times h and h^2 / 2 are
+        d_1 = e_1 + (e_1 - e_2) g_2 / (g_1 + g_2),    d_2 = (e_1 - e_2) g_1 g_2 / (g_1 + g_2),
+    and the exponential integrator (arXiv 2211.01095, section 4; refined: Zhang et al. 2023, arXiv 2308.02157) adds to
+    ``toward`` alpha (phi_2 d_1 - phi_3 d_2), where phi_2 = 1 + expm1(-h) / h and phi_3 = phi_2 / h - 1/2.
+    (That is the formula as published and as ComfyUI has it; Taylor's would be 2 phi_3 d_2.)
+    ``midpoint``: phi_2 becomes (1 - exp(-h)) / 2 (arXiv 2211.01095, algorithm 2).
+    A missing node has g = 0, so a pixel's first move is of order 1 and its second of order 2.
+
+    CFG++ remembers U for D. ``mix``: from the second node on U stands for D in this step too, as ComfyUI's
+    res_multistep has it.
+    """
+    pull = move.denoised if move.uncond is None else move.uncond
+    nodes = move.history.recall(move.x)
+    h = move.law.log_step(move.sigma, move.down)
+    growth = [(h * node.rate).clamp(max=GROWTH_LIMIT) for node in nodes]
+    denoised = torch.where(nodes[0].rate > 0, pull, move.denoised) if mix else move.denoised
+    slope = (denoised - nodes[0].denoised) * growth[0]
+    start = move.start(move.uncond)
+    if midpoint:
+        x = toward(start, denoised + slope / 2, move.sigma, move.down)
+    else:
+        phi_2 = 1 + torch.expm1(-h) / h
+        alpha = move.law.alpha(move.down)
+        x = toward(start, denoised, move.sigma, move.down)
+        if len(nodes) > 1:
+            earlier = (nodes[0].denoised - nodes[1].denoised) * growth[1]
+            bend = (slope - earlier) * growth[1] / (growth[0] + growth[1]).clamp(min=1e-20)
+            slope = slope + bend
+            x = x - alpha * (phi_2 / h - 0.5) * growth[0] * bend
+        x = x + alpha * phi_2 * slope
+    move.history.remember(move.live, Node(pull, 1 / h))
+    return x
+
+
+def multistep_2m_sde(move: Move) -> Tensor:
+    """``multistep`` of order 2 in the form that the option ``solver_type`` names: "midpoint" or "heun"."""
+    return multistep(move, midpoint=move.options["solver_type"] == "midpoint")
+
+
+# --- the samplers --------------------------------------------------------------------------------------------------
+
+
+class UnsupportedSampler(ValueError):  # noqa: N818 (a name of the public contract)
+    """There is no per-pixel formula of this name."""
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A sampler by ComfyUI's name, ready to step.
+
+    needs_uncond: the model has to give the unconditional prediction. noise: which kind it asks for; "brownian" answers
+    by interval, and its tree lives on the CPU or, "brownian_gpu", on x's device. options: eta and the like, ComfyUI's
+    defaults unless changed by ``with_options``. knows_flow: flow models have their own form of it; otherwise ComfyUI
+    treats them like the others, and so do we. finite_snr: it cannot start at a flow model's sigma of 1, see NoiseLaw.
+    depth: how many earlier nodes of a pixel it uses.
+    """
+
+    name: str
+    solver: Solver
+    split: Callable[[NoiseLaw, Tensor, Tensor, float], Split] | None = None
+    noise: NoiseKind = "none"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    needs_uncond: bool = False
+    knows_flow: bool = True
+    finite_snr: bool = False
+    depth: int = 0
+
+    def with_options(self, **options: Any) -> Sampler:
+        """The same sampler with other options. Raises ValueError for one that it does not have."""
+        for key in options:
+            if key not in self.options:
+                known = ", ".join(sorted(self.options)) or "none"
+                raise ValueError(f"The sampler {self.name} has no per-pixel option {key!r}. It has: {known}.")
+        if options.get("solver_type", "heun") not in ("heun", "midpoint"):
+            raise ValueError(f"solver_type is 'heun' or 'midpoint', not {options['solver_type']!r}.")
+        if options.get("r", 0.5) <= 0:
+            raise ValueError(f"r is the share of a step where {self.name} looks ahead: above 0, not {options['r']}.")
+        return replace(self, options={**self.options, **options})
+
+    def history(self) -> History:
+        """An empty memory, one for each run."""
+        return History(self.depth)
+
+    def step(self, model: Model, x: Tensor, step: Step, history: History, noise: Noise, law: NoiseLaw) -> Tensor:
+        """One step: x (B, C, H, W) at step.sigma -> x at step.sigma_next.
+
+        Raises ValueError where the sampler needs the unconditional prediction and the model gives none.
+        """
+        clock = Clock(*step.clock)
+        sigma, sigma_next = step.sigma, step.sigma_next
+        if self.finite_snr:
+            sigma, sigma_next = law.finite(sigma), law.finite(sigma_next)
+            clock = Clock(law.finite(clock.sigma), clock.sigma_next)
+        if not self.knows_flow:
+            law = replace(law, flow=False)
+
+        denoised, uncond = model(x, sigma)
+        if self.needs_uncond and uncond is None:
+            raise ValueError(
+                f"The sampler {self.name} needs the unconditional prediction, and the guider gives none. "
+                "Use a guider with a negative, or the sampler without cfg_pp."
+            )
+        cleaned = torch.where(sigma_next < sigma, denoised, x)
+        if step.ends_clean:
+            return cleaned
+        live = (sigma_next < sigma) & (sigma_next > 0)
+        source, target = sigma.masked_fill(~live, 0.5), sigma_next.masked_fill(~live, 0.25)
+
+        eta = self.options.get("eta", 1.0)
+        if self.split is None or eta <= 0:
+            split, down, solvable = None, target, live
+        else:
+            split = self.split(law, source, target, eta)
+            solvable = live & (split.down > 0)
+            down = torch.where(solvable, split.down, 0.5 * target)
+        move = Move(
+            model, x, denoised, uncond if self.needs_uncond else None, sigma, solvable, source, target, down,
+            clock, law, noise, history, self.options,
+        )  # fmt: skip
+        moved = torch.where(solvable, self.solver(move), denoised)
+        if split is not None:
+            moved = move.renoise(moved, split, target, clock.sigma_next)
+        return torch.where(live, moved, cleaned)
+
+
+def _table() -> dict[str, Sampler]:
+    noisy = {"eta": 1.0, "s_noise": 1.0}
+    ancestral = partial(Sampler, split=ancestral_split, noise="gaussian", options=noisy)
+    exploding = partial(Sampler, knows_flow=False)
+    res, res_mix = partial(exploding, solver=multistep, depth=1), partial(multistep, mix=True)
+    res_ancestral = partial(res, split=ddim_split, noise="gaussian", options=noisy)
+    midpoint = partial(multistep, midpoint=True)
+    samplers = [
+        Sampler("euler", euler),
+        Sampler("euler_cfg_pp", euler, needs_uncond=True),
+        ancestral("euler_ancestral", euler),
+        ancestral("euler_ancestral_cfg_pp", euler, split=ddim_split, needs_uncond=True),
+        Sampler("heun", heun),
+        Sampler("dpm_2", dpm_2),
+        ancestral("dpm_2_ancestral", dpm_2),
+        ancestral("dpmpp_2s_ancestral", dpmpp_2s),
+        ancestral("dpmpp_2s_ancestral_cfg_pp", dpmpp_2s, needs_uncond=True, knows_flow=False),
+        exploding("dpmpp_2m", midpoint, depth=1),
+        exploding("dpmpp_2m_cfg_pp", midpoint, depth=1, needs_uncond=True),
+        exploding("ddpm", euler, split=ddim_split, noise="gaussian", options={"s_noise": 1.0}),
+        Sampler("ddim", euler, split=ddim_split, noise="gaussian", options={"eta": 0.0, "s_noise": 1.0}),
+        Sampler("lcm", euler, split=consistency_split, noise="gaussian", options={"s_noise": 1.0}),
+        res("res_multistep"),
+        res("res_multistep_cfg_pp", solver=res_mix, needs_uncond=True),
+        res_ancestral("res_multistep_ancestral"),
+        res_ancestral("res_multistep_ancestral_cfg_pp", solver=res_mix, needs_uncond=True),
+    ]
+    trees: dict[str, NoiseKind] = {"": "brownian", "_gpu": "brownian_gpu"}
+    for suffix, kind in trees.items():
+        sde = partial(Sampler, split=sde_split, noise=kind, finite_snr=True, depth=1)
+        by_name = partial(sde, solver=multistep_2m_sde)
+        samplers += [
+            sde(f"dpmpp_sde{suffix}", dpmpp_sde, split=ddim_split, options={**noisy, "r": 0.5}),
+            by_name(f"dpmpp_2m_sde{suffix}", options={**noisy, "solver_type": "midpoint"}),
+            by_name(f"dpmpp_2m_sde_heun{suffix}", options={**noisy, "solver_type": "heun"}),
+            sde(f"dpmpp_3m_sde{suffix}", multistep, options=noisy, depth=2),
+        ]
+    return {sampler.name: sampler for sampler in samplers}
+
+
+SAMPLERS: Mapping[str, Sampler] = _table()
+"""Every sampler that has a per-pixel formula, by ComfyUI's name."""
+
+
+def find_sampler(name: str) -> Sampler:
+    """The sampler of ComfyUI's ``name``. Raises UnsupportedSampler, with the names that there are."""
+    if name not in SAMPLERS:
+        names = ", ".join(sorted(SAMPLERS))
+        raise UnsupportedSampler(
+            f"The sampler {name!r} has no formula for pixels at different noise levels. "
+            f"Set sampler_name to one of: {names}."
+        )
+    return SAMPLERS[name]

@@ -1,0 +1,127 @@
+"""From words to token positions: which places of the conditioning belong to a target, over any tokenizer's pieces."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .regions import Target, check_strength
+
+_WEIGHT = re.compile(r":\s*[-+]?(\d+\.?\d*|\.\d+)\s*(?=\))")
+_STRENGTH = re.compile(r"^(?P<text>.*\S)\s*:\s*(?P<strength>[-+]?(\d+\.?\d*|\.\d+|nan|inf))$", re.DOTALL | re.IGNORECASE)
+_WORD = re.compile(r"embedding:[^\s,()]+|[^\W_]+(?:['’-]{1,2}[^\W_]+)*|[.,;:!?|/]")
+
+_FUNCTION_WORDS = frozenset(
+    "a an the this that these those some any each every no and or but nor so as of to in on at by for from with without "
+    "into onto over under above below behind beside between near next left right front back top bottom around across "
+    "through along against inside outside during while is are was were be been being has have had do does did it its "
+    "their his her my your our he she they we you i who which what where when there here very really quite too also "
+    "one two three four five six seven eight nine ten many several few".split()
+)
+_STYLE_WORDS = frozenset(
+    "masterpiece best high highly low quality detailed ultra extremely intricate photo photograph photography picture "
+    "image painting drawing illustration render rendering sketch artwork art style realistic photorealistic hd uhd 4k "
+    "8k hdr cinematic lighting sharp focus bokeh trending artstation background foreground scene view closeup".split()
+)
+_PLACE_WORDS = frozenset("in at during inside outside".split())
+
+
+class Piece(NamedTuple):
+    """One entry of a tokenised text: its position in the conditioning, and its token (an id, or an embedding's vector)."""
+
+    position: int
+    token: int | Tensor
+
+
+class UnknownWordError(ValueError):
+    """A target that the prompt does not contain."""
+
+
+def parse_targets(text: str) -> tuple[Target, ...]:
+    """Targets as typed: words or phrases between commas or line breaks, each with an optional strength after a colon.
+
+    "rabbit, basketball:0.4" -> rabbit with the map's strength, basketball with 0.4. Raises ValueError for a strength out
+    of [0, 1] or a target that is listed twice.
+    """
+    targets: list[Target] = []
+    for entry in re.split(r"[,\n]", text):
+        entry = " ".join(entry.split())
+        if not entry:
+            continue
+        match = _STRENGTH.match(entry)
+        strength = None
+        if match:
+            entry = match["text"]
+            strength = check_strength(float(match["strength"]), f"The strength of target '{entry}' (widget targets)")
+        if entry.lower() in (t.text.lower() for t in targets):
+            raise ValueError(f"The target '{entry}' is listed twice in the widget targets: name it once.")
+        targets.append(Target(entry, strength))
+    return tuple(targets)
+
+
+def plain_text(prompt: str) -> str:
+    """The prompt without the syntax of weights: "a (red fox:1.3)" -> "a red fox". Escaped brackets stay as brackets."""
+    bare = _WEIGHT.sub("", prompt.replace(r"\(", "\0").replace(r"\)", "\1"))
+    return bare.replace("(", "").replace(")", "").replace("\0", "(").replace("\1", ")")
+
+
+def prompt_words(prompt: str) -> list[str]:
+    """The words of a prompt, each once, in order, without weights and punctuation."""
+    words = (w for w in _WORD.findall(plain_text(prompt)) if len(w) > 1 or w.isalnum())
+    return list(dict.fromkeys(words))
+
+
+def content_phrases(prompt: str) -> list[str]:
+    """The phrases that carry the content of a prompt: runs of words between function words and punctuation.
+
+    "a green boat on the sea, in winter" -> ["green boat", "sea"]. Words of style or quality are left out, and so are places
+    named by "in" or "at": they are the context. Only where nothing else is left are those places taken.
+    """
+    phrases: list[str] = []
+    places: list[str] = []
+    run: list[str] = []
+    opened_by = ""
+    for word in [*_WORD.findall(plain_text(prompt)), "."]:
+        lower = word.lower()
+        if lower in _FUNCTION_WORDS or lower in _STYLE_WORDS or not (len(word) > 1 or word.isalnum()):
+            if run:
+                (places if opened_by in _PLACE_WORDS else phrases).append(" ".join(run))
+                opened_by = ""
+            run = []
+            if lower not in ("a", "an", "the"):
+                opened_by = lower
+        else:
+            run.append(word)
+    return list(dict.fromkeys(phrases or places))
+
+
+def find_phrase(prompt: Sequence[Piece], phrase: Sequence[Piece]) -> list[int]:
+    """The positions of every occurrence of ``phrase`` in ``prompt``, all pieces of all occurrences, ascending.
+
+    Both hold content only (no start, end or padding). Positions of ``phrase`` are not looked at. An empty phrase is
+    found nowhere.
+    """
+    found: list[int] = []
+    for start in range(len(prompt) - len(phrase) + 1 if phrase else 0):
+        window = prompt[start : start + len(phrase)]
+        if all(_same(a.token, b.token) for a, b in zip(window, phrase, strict=True)):
+            found.extend(piece.position for piece in window)
+    return sorted(set(found))
+
+
+def _same(a: int | Tensor, b: int | Tensor) -> bool:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and torch.equal(a, b)
+    return a == b
+
+
+def unknown_word(target: str, prompt: str) -> UnknownWordError:
+    """The error for a target that is not in the prompt: it lists the words that are."""
+    return UnknownWordError(
+        f"The target '{target}' is not in the prompt. Words of the prompt: {', '.join(prompt_words(prompt))}. "
+        "Correct the widget targets of Cross-Attention Mask, or add the word to its text."
+    )

@@ -1,0 +1,156 @@
+"""The capture of attention: against an explicit softmax, an explicit attention processor, and no capture at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from asyndm_core.attention import AttentionSum, choose_factor, fit_columns, probabilities, token_columns, watching
+from asyndm_core.hosts.diffusers import cross_attention_layers
+
+
+def test_probabilities_are_an_explicit_softmax() -> None:
+    """Mean over heads of softmax(q k^T / sqrt(d)), the words' columns picked by hand."""
+    heads, width, tokens = 3, 5, 11
+    query, key = torch.randn(2, 7, heads * width), torch.randn(2, tokens, heads * width)
+    got = probabilities(query, key, heads, token_columns([[2], [4, 5, 9]], tokens))
+    wanted = torch.zeros(2, 2, 7)
+    for head in range(heads):
+        part = slice(head * width, (head + 1) * width)
+        for image in range(2):
+            for pixel in range(7):
+                logits = torch.stack([query[image, pixel, part] @ key[image, t, part] for t in range(tokens)])
+                share = torch.exp(logits / width**0.5)
+                share = share / share.sum()
+                wanted[image, 0, pixel] += share[2] / heads
+                wanted[image, 1, pixel] += (share[4] + share[5] + share[9]) / 3 / heads
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_repeated_conditionings_sum_over_their_copies() -> None:
+    """A conditioning repeated along the tokens changes no output, and no map: the mass is spread over the copies."""
+    query, key = torch.randn(1, 6, 8), torch.randn(1, 5, 8)
+    once = probabilities(query, key, 2, token_columns([[1, 3], [4]], 5))
+    thrice = probabilities(query, key.repeat(1, 3, 1), 2, fit_columns(token_columns([[1, 3], [4]], 5), 15))
+    torch.testing.assert_close(thrice, once)
+
+
+def test_token_columns() -> None:
+    """Words are the mean of their tokens; a word of another prompt (no positions) sees nothing."""
+    columns = fit_columns(token_columns([[1, 2], [], [0]], 4), 2 * 4)
+    assert columns.tolist() == [[0, 0, 1], [0.5, 0, 0], [0.5, 0, 0], [0, 0, 0]] * 2
+
+
+@pytest.mark.parametrize(
+    ("factors", "chosen"),
+    [([1, 2, 4, 8], 4), ([4], 4), ([1, 2], 2), ([2, 8], 2), ([8, 16], 8), ([2, 4, 2, 4], 4)],
+)
+def test_choose_factor(factors: list[int], chosen: int) -> None:
+    """The paper's 1/4 where there is one, else the next finer, else the least coarse."""
+    assert choose_factor(factors) == chosen
+
+
+def test_choose_factor_needs_a_layer() -> None:
+    """An unconditional model cannot follow words."""
+    with pytest.raises(ValueError, match="painted mask"):
+        choose_factor([])
+
+
+class ExplicitAttention:
+    """An attention processor written out: keeps the probabilities (B, heads, queries, tokens) of every call."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def __call__(
+        self, attn: torch.nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: object
+    ) -> Tensor:
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = (
+            layer(x).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for layer, x in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
+        )
+        share = torch.softmax(query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5, dim=-1)
+        self.seen.append(share)
+        return attn.to_out[1](attn.to_out[0]((share @ value).transpose(1, 2).flatten(2)))
+
+
+def inputs(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents of two images, a timestep, and a conditioning of 9 tokens."""
+    return torch.randn(2, 4, height, width), torch.tensor(321), torch.randn(2, 9, 24)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (20, 12)])
+def test_watching_changes_nothing_and_sees_what_the_model_does(
+    make_unet: Callable[..., UNet2DConditionModel], size: tuple[int, int]
+) -> None:
+    """Output bit for bit that of the undisturbed UNet; maps those of the explicit processor; hooks gone afterwards.
+
+    Two transformer blocks per layer, so that there is something to sum.
+    """
+    unet = make_unet(transformer_layers_per_block=2)
+    x, timestep, context = inputs(*size)
+    stock = unet(x, timestep, encoder_hidden_states=context).sample
+    columns = token_columns([[3], [5, 6]], 9)
+    layers = cross_attention_layers(unet)
+    assert sorted(layers) == [1, 2, 4]
+    for factor, watched in layers.items():
+        total, calls = AttentionSum(), []
+
+        def seen(
+            query: Tensor,
+            key: Tensor,
+            heads: int,
+            height: int,
+            width: int,
+            total: AttentionSum = total,
+            calls: list = calls,
+        ) -> None:
+            calls.append((height, width))
+            total.add(probabilities(query, key, heads, columns).unflatten(-1, (height, width)))
+
+        with watching(watched, seen):
+            assert torch.equal(unet(x, timestep, encoder_hidden_states=context).sample, stock)
+        assert torch.equal(unet(x, timestep, encoder_hidden_states=context).sample, stock)
+        attentions = [attention for layer in watched for attention in layer.attentions]
+        assert calls == [tuple(-(-side // factor) for side in size)] * len(attentions)
+
+        explicit = ExplicitAttention()
+        processors = [attention.processor for attention in attentions]
+        for attention in attentions:
+            attention.set_processor(explicit)
+        unet(x, timestep, encoder_hidden_states=context)
+        for attention, processor in zip(attentions, processors, strict=True):
+            attention.set_processor(processor)
+        share = torch.stack(explicit.seen).mean(dim=(0, 2))
+        wanted = torch.stack([share[..., 3], share[..., 5:7].mean(dim=-1)], dim=1).unflatten(-1, calls[0])
+        torch.testing.assert_close(total.mean(), wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_hooks_go_away_after_an_error(unet: UNet2DConditionModel) -> None:
+    """A cancelled step leaves the model as it was."""
+    calls: list[int] = []
+    with (
+        pytest.raises(RuntimeError, match="cancelled"),
+        watching(cross_attention_layers(unet)[4], lambda *_: calls.append(1)),
+    ):
+        raise RuntimeError("cancelled")
+    unet(*inputs(16, 16)[:2], encoder_hidden_states=torch.randn(2, 9, 24))
+    assert calls == []
+
+
+def test_attention_sum() -> None:
+    """The mean over layers; where a word was not in force its pixels do not count; sizes follow the first."""
+    total = AttentionSum()
+    assert total.mean() is None
+    total.add(torch.full((1, 2, 2, 2), 1.0))
+    total.add(torch.full((1, 2, 4, 4), 3.0))
+    assert torch.equal(total.mean(), torch.full((1, 2, 2, 2), 2.0))
+    masked = AttentionSum()
+    masked.add(torch.full((1, 2, 1, 1), 4.0), torch.tensor([1.0, 0.0]).view(1, 2, 1, 1))
+    masked.add(torch.tensor([2.0, 0.0]).view(1, 2, 1, 1), torch.tensor([1.0, 0.0]).view(1, 2, 1, 1))
+    assert masked.mean().flatten().tolist() == [3.0, 4.0]

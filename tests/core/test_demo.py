@@ -1,0 +1,157 @@
+"""The demo command and its sampling, with fresh weights in place of the trained ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from asyndm_core.regions import Regions, Target, TimestepMap
+from asyndm_core.tokens import UnknownWordError
+from demo import __main__ as command
+from demo.config import WEIGHTS
+from demo.model import DemoModel, build, sample
+from demo.sample import Settings, choose_targets, sample_demo, seeded_noise, token_positions
+
+PROMPT = "a green boat on the sea under two moons"
+WORDS = TimestepMap(Regions((Target("green boat"), Target("moons", 0.4))))
+SHORT = Settings(steps=4)
+
+
+@pytest.fixture(scope="module")
+def model() -> DemoModel:
+    """The demo model as it is before training, with attention that is not flat."""
+    torch.manual_seed(1)
+    model = build()
+    for name, weight in model.unet.named_parameters():
+        if "attn2.to_" in name:
+            weight.data.mul_(3)
+    for part in (model.unet, model.text_encoder, model.vae):
+        part.eval().requires_grad_(False)
+    return model
+
+
+def test_synchronous_is_the_plain_sampler(model: DemoModel) -> None:
+    """The core's Euler on the diffusers host is the model's own plain loop, to rounding."""
+    wanted = sample(model, [PROMPT], steps=4, cfg=4.5, seed=3).movedim(1, -1)
+    got = sample_demo(model, PROMPT, replace(WORDS, mode="synchronous"), [3], SHORT)
+    torch.testing.assert_close(got.images, wanted, rtol=0, atol=1e-4)
+    assert got.record.attention() is None
+
+
+def test_a_seed_is_a_picture(model: DemoModel) -> None:
+    """Whatever the batch; and another seed is another picture."""
+    settings = replace(SHORT, sampler="euler_ancestral")
+    batch = sample_demo(model, PROMPT, WORDS, [5, 6], settings)
+    alone = sample_demo(model, PROMPT, WORDS, [6], settings)
+    torch.testing.assert_close(batch.latents[1:], alone.latents, rtol=0, atol=1e-4 * alone.latents.std().item())
+    assert (batch.latents[0] - batch.latents[1]).abs().max() > 0.1
+    assert batch.images.shape == (2, 128, 128, 3)
+    assert batch.record.masks(16, 16).shape == (2, 2, 16, 16)
+
+
+@pytest.mark.parametrize("timestep_map", [replace(WORDS, preset="paper"), replace(WORDS, mode="concave")])
+def test_other_ways_to_sample(model: DemoModel, timestep_map: TimestepMap) -> None:
+    """The paper's preset, and concave: they run, and differ from the default."""
+    plain = sample_demo(model, PROMPT, WORDS, [5], SHORT)
+    other = sample_demo(model, PROMPT, timestep_map, [5], replace(SHORT, sampler="ddim", eta=1.0))
+    assert torch.isfinite(other.latents).all()
+    assert not torch.allclose(plain.latents, other.latents)
+
+
+def test_fixed_regions_come_from_a_synchronous_pass(model: DemoModel) -> None:
+    """All frames have the same owners, and they are there from the first step."""
+    fixed = replace(WORDS, regions=replace(WORDS.regions, update="fixed"))
+    frames = sample_demo(model, PROMPT, fixed, [5], SHORT).record.frames()
+    assert frames[0].owner.unique().numel() > 1
+    assert all(torch.equal(frame.owner, frames[0].owner) for frame in frames)
+
+
+def test_token_positions(model: DemoModel) -> None:
+    """Every word of the world is one token; position 0 is the start token."""
+    prompt = "two moons over a red boat and a boat"
+    assert token_positions(model, prompt, ["moons", "red boat", "boat"]) == [[2], [5, 6], [6, 9]]
+    with pytest.raises(UnknownWordError, match="two, moons, over"):
+        token_positions(model, prompt, ["sun"])
+
+
+def test_choose_targets() -> None:
+    """As typed, else the content of the prompt, else an error."""
+    assert choose_targets(PROMPT, "moons:0.3") == (Target("moons", 0.3),)
+    assert choose_targets(PROMPT) == (Target("green boat"), Target("sea"), Target("moons"))
+    with pytest.raises(ValueError, match="names no thing"):
+        choose_targets("the")
+
+
+def test_seeded_noise_does_not_depend_on_the_batch() -> None:
+    """Each image draws from its own generator, and each draw is new."""
+    together, alone = seeded_noise([1, 2], (3, 2)), seeded_noise([2], (3, 2))
+    first, second = next(together), next(together)
+    assert torch.equal(first[1:], next(alone))
+    assert torch.equal(second[1:], next(alone))
+    assert not torch.equal(first, second)
+
+
+def test_the_sheet(model: DemoModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """The command writes one picture, says where and which words, and ends well."""
+    monkeypatch.setattr(command, "load_model", lambda: model)
+    path = tmp_path / "sheet.png"
+    assert command.main([PROMPT, "--steps", "3", "--output", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert str(path) in said
+    assert "green boat, sea, moons" in said
+    sheet = Image.open(path)
+    assert sheet.width == 1160
+    assert 1000 < sheet.height < 1600
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--strength", "2"], "strength is 2"),
+        (["--strength", "strong"], "argument --strength"),
+        (["--curve", "bent"], "argument --curve"),
+        (["--sampler", "nonsense"], "'nonsense'"),
+        (["--sampler", "dpmpp_sde"], "'dpmpp_sde'"),
+        (["--targets", "dragon"], "'dragon' is not in the prompt"),
+        (["--targets", "boat:3"], "'boat'"),
+        (["--steps", "0"], "steps is 0"),
+        (["--output", "sheet.jpg"], "ends with .png"),
+        (["the"], "names no thing"),
+    ],
+)
+def test_bad_input_ends_with_one_line(
+    model: DemoModel, arguments: list[str], problem: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Exit code 2, what is wrong, no traceback."""
+    monkeypatch.setattr(command, "load_model", lambda: model)
+    try:
+        code = command.main(arguments)
+    except SystemExit as exit_:
+        code = exit_.code
+    assert code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert problem in said
+
+
+def test_words_the_model_never_saw_are_named(
+    model: DemoModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The demo model's world is small; a newcomer is told so instead of wondering."""
+    monkeypatch.setattr(command, "load_model", lambda: model)
+    assert command.main(["a dragon over a boat", "--steps", "1", "--output", str(tmp_path / "a.png")]) == 0
+    assert "never seen: dragon" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not WEIGHTS.is_file(), reason="the demo model's weights are not in this checkout")
+def test_the_shipped_model_makes_pictures() -> None:
+    """Trained weights: a picture has light and dark, and the words are found in different places."""
+    result = sample_demo(command.load_model(), PROMPT, WORDS, [1], Settings(steps=10))
+    assert result.images.std() > 0.1
+    boat, moons = result.record.masks(16, 16)[0]
+    assert (boat - moons).abs().mean() > 0.1

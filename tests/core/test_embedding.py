@@ -1,0 +1,148 @@
+"""Per-pixel timesteps: against a naive UNet that embeds every pixel, and against stock calls where they are equal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from unittest.mock import patch
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.resnet import ResnetBlock2D
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from asyndm_core.embedding import PixelTimesteps, at_size, distinct, gather
+from asyndm_core.hosts.diffusers import pixel_timesteps
+
+ODD_SIZES = [(16, 16), (18, 22), (13, 17), (16, 9)]
+
+
+def naive(unet: UNet2DConditionModel, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+    """The UNet with a timestep of its own for every pixel (B, H, W), by brute force.
+
+    Every pixel is embedded, every residual block (written out here) projects all of them, and takes those under its own
+    pixels: a block of stride 2^k starts at pixel 0 and takes every 2^k-th, as its convolutions do.
+    """
+    rows = unet.time_proj(timesteps.flatten())
+    embedded = unet.time_embedding(rows).unflatten(0, timesteps.shape)
+
+    def block_forward(block: ResnetBlock2D, hidden: Tensor, *_: object) -> Tensor:
+        shift = block.time_emb_proj(block.nonlinearity(embedded)).permute(0, 3, 1, 2)
+        features = block.conv1(block.nonlinearity(block.norm1(hidden)))
+        stride = next(s for s in (1, 2, 4, 8) if -(-timesteps.shape[1] // s) == features.shape[2])
+        features = features + shift[:, :, ::stride, ::stride]
+        features = block.conv2(block.nonlinearity(block.norm2(features)))
+        return (hidden if block.conv_shortcut is None else block.conv_shortcut(hidden)) + features
+
+    with patch.object(ResnetBlock2D, "forward", block_forward):
+        return unet(x, 0, encoder_hidden_states=context).sample
+
+
+def timestep_map(size: tuple[int, int], values: int = 1000) -> Tensor:
+    """Random timesteps (2, H, W) out of ``values`` distinct ones."""
+    return torch.randint(values, (2, *size)) * (1000 // values)
+
+
+@pytest.mark.parametrize("size", ODD_SIZES)
+@pytest.mark.parametrize("values", [3, 1000])
+def test_a_map_of_timesteps_is_the_naive_reference(unet: UNet2DConditionModel, size: tuple[int, int], values: int) -> None:
+    """Any map, any size, to rounding (the same sums in another order)."""
+    x, context, timesteps = torch.randn(2, 4, *size), torch.randn(2, 9, 24), timestep_map(size, values)
+    with pixel_timesteps(unet, distinct(timesteps)):
+        got = unet(x, 0, encoder_hidden_states=context).sample
+    wanted = naive(unet, x, timesteps, context)
+    torch.testing.assert_close(got, wanted, rtol=0, atol=2e-5 * wanted.std().item())
+    # The test can fail: the map matters.
+    other = unet(x, timesteps[0, 0, 0], encoder_hidden_states=context).sample
+    assert (other - wanted).abs().max() > 0.05 * wanted.std()
+
+
+@pytest.mark.parametrize("size", ODD_SIZES)
+def test_a_uniform_map_is_the_scalar_call(unet: UNet2DConditionModel, size: tuple[int, int]) -> None:
+    """The same timestep everywhere: the stock call, to rounding."""
+    x, context = torch.randn(2, 4, *size), torch.randn(2, 9, 24)
+    stock = unet(x, torch.tensor(417), encoder_hidden_states=context).sample
+    with pixel_timesteps(unet, distinct(torch.full((2, *size), 417))):
+        got = unet(x, 0, encoder_hidden_states=context).sample
+    torch.testing.assert_close(got, stock, rtol=0, atol=1e-5 * stock.std().item())
+
+
+def test_images_of_a_batch_have_their_own_timesteps(unet: UNet2DConditionModel) -> None:
+    """Two uniform maps in one batch are two scalar calls."""
+    x, context = torch.randn(2, 4, 16, 16), torch.randn(2, 9, 24)
+    timesteps = torch.tensor([40, 900])
+    with pixel_timesteps(unet, distinct(timesteps.view(2, 1, 1).expand(2, 16, 16))):
+        got = unet(x, 0, encoder_hidden_states=context).sample
+    stock = unet(x, timesteps, encoder_hidden_states=context).sample
+    torch.testing.assert_close(got, stock, rtol=0, atol=1e-5 * stock.std().item())
+
+
+def test_sdxl_conditions_are_added_to_every_timestep(make_unet: Callable[..., UNet2DConditionModel]) -> None:
+    """text_time: the pooled text and the sizes join the embedding of each timestep, image by image."""
+    unet = make_unet(
+        addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 20
+    )
+    x, context = torch.randn(2, 4, 16, 16), torch.randn(2, 9, 24)
+    added = {"text_embeds": torch.randn(2, 20), "time_ids": torch.rand(2, 6) * 1000}
+    timesteps = torch.tensor([40, 900])
+    stock = unet(x, timesteps, encoder_hidden_states=context, added_cond_kwargs=added).sample
+    with pixel_timesteps(unet, distinct(timesteps.view(2, 1, 1).expand(2, 16, 16))):
+        got = unet(x, 0, encoder_hidden_states=context, added_cond_kwargs=added).sample
+    torch.testing.assert_close(got, stock, rtol=0, atol=1e-5 * stock.std().item())
+
+
+def test_the_unet_is_as_before_afterwards(unet: UNet2DConditionModel) -> None:
+    """Hooks go away, after an error too."""
+    x, context = torch.randn(1, 4, 16, 16), torch.randn(1, 9, 24)
+    stock = unet(x, 417, encoder_hidden_states=context).sample
+    with pytest.raises(RuntimeError, match="cancelled"), pixel_timesteps(unet, distinct(timestep_map((16, 16))[:1])):
+        raise RuntimeError("cancelled")
+    assert torch.equal(unet(x, 417, encoder_hidden_states=context).sample, stock)
+
+
+def test_distinct_reconstructs_the_map() -> None:
+    """values[index] is the map, and rows are the values for each image."""
+    timesteps = timestep_map((5, 7), 10)
+    found = distinct(timesteps)
+    assert torch.equal(found.values[found.index], timesteps)
+    assert found.values.unique().numel() == found.values.numel()
+    assert torch.equal(found.rows, torch.cat([found.values, found.values]))
+    assert isinstance(found, PixelTimesteps)
+
+
+def test_gather_picks_the_row_of_each_pixel() -> None:
+    """Image b, pixel (y, x) gets row index[b, y, x] of image b."""
+    embedded, index = torch.randn(3 * 5, 4), torch.randint(5, (3, 2, 7))
+    got = gather(embedded, index)
+    assert got.shape == (3, 4, 2, 7)
+    for b, y, x in ((0, 0, 0), (1, 1, 6), (2, 0, 3)):
+        assert torch.equal(got[b, :, y, x], embedded[b * 5 + index[b, y, x]])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(0, 4))
+def test_at_size_follows_strided_convolutions(height: int, width: int, halvings: int) -> None:
+    """The pixels that k convolutions of stride 2 (kernel 3, padding 1) are centred on, for any size, odd too."""
+    index = torch.arange(height * width).view(1, height, width)
+    centre = torch.zeros(1, 1, 3, 3, dtype=torch.float64)
+    centre[..., 1, 1] = 1
+    features = index[None].double()
+    for _ in range(halvings):
+        features = torch.nn.functional.conv2d(features, centre, stride=2, padding=1)
+    assert torch.equal(at_size(index, *features.shape[-2:]), features[0].long())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 50), st.integers(1, 50))
+def test_at_size_of_any_size(height: int, width: int, to_height: int, to_width: int) -> None:
+    """Hosts that resize features get the nearest pixels, in order, none out of range."""
+    index = torch.arange(height * width).view(1, height, width)
+    got = at_size(index, to_height, to_width)
+    assert got.shape == (1, to_height, to_width)
+    rows, columns = got[0] // width, got[0] % width
+    assert (rows.diff(dim=0) >= 0).all()
+    assert (columns.diff(dim=1) >= 0).all()
+    assert (rows == rows[:, :1]).all()
+    assert (columns == columns[:1]).all()
