@@ -1,0 +1,1 @@
+"""The ComfyUI nodes: schemas and glue over ``asyndm_core``, one file per node."""

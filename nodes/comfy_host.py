@@ -1,0 +1,564 @@
+"""ComfyUI as a host: one run of the core inside ComfyUI's own sampling, by wrappers and hooks that last for the run.
+
+How a map of noise levels gets in: ComfyUI keeps its one sigma per step everywhere. The map rides beside it as one more
+model_cond (so that it is cropped, repeated and batched like the latents), and is taken out around the model, where
+``model_sampling`` is replaced by one that knows the map, for the time of the call. Attention is read by hooks beside
+the model's own. All of it hangs on a copy of the options that ComfyUI gives its sampler, so nothing outlives the run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import comfy.conds
+import comfy.model_patcher
+import comfy.model_sampling
+import comfy.patcher_extension
+import comfy.samplers
+import torch
+from comfy.k_diffusion import sampling as k_diffusion
+from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, ResBlock, UNetModel, Upsample, VideoResBlock
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ..asyndm_core.attention import AttentionSum, Layer, choose_factor, fit_columns, probabilities, token_columns, watching
+from ..asyndm_core.clock import Clock, NoiseGrid, paper_clock, table_clock
+from ..asyndm_core.embedding import PixelTimesteps, at_size, distinct, gather
+from ..asyndm_core.regions import Plan, TimestepMap, make_plan
+from ..asyndm_core.run import Snapshot, generate, noise_table
+from ..asyndm_core.samplers import NoiseLaw, Prediction, Sampler, find_sampler
+from .conditioning import ANNOTATION, Annotation, check_words, last_word
+
+log = logging.getLogger("asyndm")
+
+WRAPPER_KEY = "asyndm"
+PIXELS = "asyndm_pixels"
+WrappersMP = comfy.patcher_extension.WrappersMP
+
+
+class UnsupportedModelError(ValueError):
+    """A model that cannot be given a timestep per pixel (yet)."""
+
+
+# --- the model ------------------------------------------------------------------------------------------------------
+
+
+def check_model(model: Any, latent: Tensor) -> UNetModel:
+    """The UNet of a ComfyUI model; UnsupportedModelError with the model's name for every other family."""
+    unet = model.diffusion_model
+    name = f"{type(model).__name__} ({type(unet).__name__})"
+    if not isinstance(unet, UNetModel):
+        raise UnsupportedModelError(
+            f"AsynDM does not support {name}: it needs a UNet of the SD1.x, SD2.x or SDXL family. "
+            "Use another checkpoint, or bypass the AsynDM nodes for this one."
+        )
+    if latent.ndim != 4 or any(isinstance(module, VideoResBlock) for module in unet.modules()):
+        raise UnsupportedModelError(
+            f"AsynDM does not support {name} on latents of shape {tuple(latent.shape)}: it samples images, "
+            "(batch, channels, height, width)."
+        )
+    return unet
+
+
+def cross_attention_layers(unet: UNetModel) -> dict[int, list[Layer]]:
+    """The cross-attention layers of a UNet by how much smaller than the latent they are."""
+    layers: dict[int, list[Layer]] = {}
+    factor = 1
+    for block in (*unet.input_blocks, unet.middle_block, *unet.output_blocks):
+        for module in block or ():
+            resize = module.h_upd if isinstance(module, ResBlock) else module
+            if isinstance(module, SpatialTransformer):
+                attentions = [b.attn2 for b in module.transformer_blocks if getattr(b, "attn2", None) is not None]
+                layers.setdefault(factor, []).append(Layer(module, attentions))
+            elif isinstance(resize, Downsample):
+                factor *= 2
+            elif isinstance(resize, Upsample):
+                factor //= 2
+    return layers
+
+
+def fold(x: Tensor) -> Tensor:
+    """Pixels into the batch: (B, C, H, W) -> (B H W, C, 1, 1), so that one sigma per sample is one per pixel."""
+    return x.movedim(1, -1).reshape(-1, x.shape[1], 1, 1)
+
+
+def unfold(folded: Tensor, like: Tensor) -> Tensor:
+    """``fold`` undone, contiguous (another memory layout would change the convolutions' rounding)."""
+    batch, _, height, width = like.shape
+    return folded.reshape(batch, height, width, -1).movedim(-1, 1).contiguous()
+
+
+class MapSampling(nn.Module):
+    """A ``model_sampling`` for a map of noise levels: the model's own, applied pixel by pixel.
+
+    sigma: (B, H, W). timesteps: (B n,), what the UNet is given. Everything else is the original's.
+    """
+
+    def __init__(self, original: nn.Module, sigma: Tensor, timesteps: Tensor) -> None:
+        super().__init__()
+        object.__setattr__(self, "_original", original)
+        self._sigma = sigma.reshape(-1)
+        self._timesteps = timesteps
+
+    def __getattr__(self, name: str) -> Any:
+        """Attributes of the original."""
+        return getattr(object.__getattribute__(self, "_original"), name)
+
+    def calculate_input(self, sigma: Tensor, noise: Tensor) -> Tensor:
+        """The original's, at the map's sigmas."""
+        return unfold(self._original.calculate_input(self._sigma, fold(noise)), noise)
+
+    def calculate_denoised(self, sigma: Tensor, model_output: Tensor, model_input: Tensor) -> Tensor:
+        """The original's, at the map's sigmas."""
+        denoised = self._original.calculate_denoised(self._sigma, fold(model_output), fold(model_input))
+        return unfold(denoised, model_input)
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """The map's distinct timesteps, for each image of the batch."""
+        return self._timesteps
+
+
+@contextmanager
+def map_sampling(model: Any, sampling: nn.Module) -> Iterator[None]:
+    """``sampling`` in the place of the model's ``model_sampling`` while it lasts."""
+    original = model.model_sampling
+    model.model_sampling = sampling
+    try:
+        yield
+    finally:
+        model.model_sampling = original
+
+
+@contextmanager
+def pixel_timesteps(unet: UNetModel, pixels: PixelTimesteps) -> Iterator[None]:
+    """While it lasts, the residual blocks of ``unet`` gather the embedded timesteps (B n rows) to their own pixels."""
+    count = pixels.values.shape[0]
+
+    def per_timestep(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+        return output.repeat_interleave(count, dim=0)
+
+    def in_block() -> tuple[Callable, Callable]:
+        size = [0, 0]
+
+        def remember_size(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+            size[:] = output.shape[-2:]
+
+        def to_pixels(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+            return gather(output, at_size(pixels.index, *size))
+
+        return remember_size, to_pixels
+
+    with ExitStack() as hooks:
+        if unet.num_classes is not None:
+            hooks.callback(unet.label_emb.register_forward_hook(per_timestep).remove)
+        for block in unet.modules():
+            if isinstance(block, ResBlock) and not block.skip_t_emb:
+                remember_size, to_pixels = in_block()
+                hooks.callback(block.in_layers[-1].register_forward_hook(remember_size).remove)
+                hooks.callback(block.emb_layers.register_forward_hook(to_pixels).remove)
+        yield
+
+
+# --- the host -------------------------------------------------------------------------------------------------------
+
+
+def noise_law(sampling: Any) -> NoiseLaw:
+    """How signal and noise mix for a ComfyUI ``model_sampling``; flow models are those of class CONST."""
+    if not isinstance(sampling, comfy.model_sampling.CONST):
+        return NoiseLaw(flow=False)
+    return NoiseLaw(True, getattr(sampling, "noise_scale", 1.0), float(sampling.percent_to_sigma(1e-4)))
+
+
+class _Watched(NamedTuple):
+    """A cond whose attention is read: columns (tokens, words); words that it has (words,); its area or None."""
+
+    columns: Tensor
+    present: Tensor
+    area: tuple[int, ...] | None
+
+
+class ComfyHost:
+    """One run of a ComfyUI model through its guider. Implements ``run.Host``; lives as long as the run.
+
+    guider: of ComfyUI, inside its sampling. extra_args: what ComfyUI's samplers get (model_options, seed). words: whose
+    attention is wanted. needs_uncond: whether the sampler wants the unconditional prediction too.
+    """
+
+    def __init__(
+        self, guider: Any, extra_args: Mapping[str, Any], words: Sequence[str], latent: Tensor, needs_uncond: bool = False
+    ) -> None:
+        self.guider = guider
+        self.model = guider.inner_model
+        self.unet = check_model(self.model, latent)
+        self.sampling = self.model.model_sampling
+        self.law = noise_law(self.sampling)
+        self.seed = extra_args.get("seed")
+        self.words = tuple(words)
+        self.layers = self._layers_to_read() if words else []
+        self.model_options = self._with_wrappers(extra_args["model_options"], needs_uncond)
+        self._latent_size = latent.shape[-2:]
+        self._pixels: PixelTimesteps | None = None
+        self._watching = False
+        self._watched: dict[tuple[Any, int], _Watched] = {}
+        self._done: set[tuple[Any, int]] = set()
+        self._seen = AttentionSum()
+        self._uncond: Tensor | None = None
+
+    def inpaint(self, model_k: Any, denoise_mask: Tensor | None) -> None:
+        """Take over ComfyUI's own model of masked latents (KSamplerX0Inpaint) and its mask (1 where to denoise)."""
+        self._model_k, self._denoise_mask = model_k, denoise_mask
+
+    def clock(self, sigmas: Tensor, paper: bool) -> Clock:
+        """The clock of a run over ComfyUI's table of sigmas; ``ModelSampling.sigmas`` is the model's noise grid."""
+        table = sigmas.detach().float().cpu()
+        grid = NoiseGrid(self.sampling.sigmas.detach().float().cpu())
+        nearest = (table[:, None].clamp(min=1e-12).log() - grid.sigmas.log()).abs().argmin(dim=1)
+        return (paper_clock if paper else table_clock)(table, nearest.float(), grid).to(sigmas.device)
+
+    def denoise(self, x: Tensor, sigma: Tensor, reference: Tensor | None = None, watch: bool = False) -> Prediction:
+        """See ``run.Host``. A map of one value is a stock call."""
+        self._watching, self._seen, self._done = watch, AttentionSum(), set()
+        pixels = distinct(sigma[:, 0])
+        uniform = pixels.values.shape[0] == 1
+        self._pixels = None if uniform else pixels
+        if uniform:
+            scalar = pixels.values.to(x.dtype).expand(x.shape[0])
+            denoised = self._model_k(
+                x, scalar, denoise_mask=self._denoise_mask, model_options=self.model_options, seed=self.seed
+            )
+            return Prediction(denoised, self._uncond)
+        smallest = sigma.amin(dim=(1, 2, 3)) if reference is None else reference
+        scalar = smallest.to(x).expand(x.shape[0])
+        mask, kept = self._denoise_mask, self._model_k.latent_image
+        if mask is not None:
+            x = x * mask + self.noised(self._model_k.noise, kept, sigma) * (1 - mask)
+        denoised = self.guider(x, scalar, model_options=self.model_options, seed=self.seed)
+        if mask is not None:
+            denoised = denoised * mask + kept * (1 - mask)
+        return Prediction(denoised, self._uncond)
+
+    def attention(self) -> Tensor | None:
+        """See ``run.Host``."""
+        return self._seen.mean()
+
+    def noised(self, noise: Tensor, latent: Tensor, sigma: Tensor, max_denoise: bool = False) -> Tensor:
+        """``latent`` with ``noise`` at the map ``sigma`` (B, 1, H, W), by the model's own noise_scaling."""
+        folded = self.sampling.noise_scaling(sigma.reshape(-1), fold(noise), fold(latent), max_denoise)
+        return unfold(folded, latent)
+
+    def watch_only(self) -> None:
+        """Read attention in every call from now on, without maps: for stock sampling that is to be looked at."""
+        self._watching = True
+
+    def take_attention(self) -> Tensor | None:
+        """What was seen since the last time (see ``watch_only``)."""
+        seen, self._seen, self._done = self._seen.mean(), AttentionSum(), set()
+        return seen
+
+    def _layers_to_read(self) -> list[Layer]:
+        layers = cross_attention_layers(self.unet)
+        return layers[choose_factor(list(layers))]
+
+    def _with_wrappers(self, model_options: dict, needs_uncond: bool) -> dict:
+        """ComfyUI's options for this run: a copy with our wrappers beside everyone else's."""
+        options = comfy.model_patcher.create_model_options_clone(model_options)
+        add = comfy.patcher_extension.add_wrapper_with_key
+        add(WrappersMP.CALC_COND_BATCH, WRAPPER_KEY, self._calc_cond_batch, options, is_model_options=True)
+        add(WrappersMP.APPLY_MODEL, WRAPPER_KEY, self._apply_model, options, is_model_options=True)
+        if needs_uncond:
+            options = comfy.model_patcher.set_model_options_post_cfg_function(
+                options, self._keep_uncond, disable_cfg1_optimization=True
+            )
+        return options
+
+    def _keep_uncond(self, args: dict) -> Tensor:
+        self._uncond = args["uncond_denoised"]
+        return args["denoised"]
+
+    def _calc_cond_batch(
+        self, executor: Any, model: Any, conds: list, x: Tensor, timestep: Tensor, model_options: dict, **kwargs: Any
+    ) -> Any:
+        """Send the map along with every cond, and note which conds are to be watched in this call."""
+        if self._watching:
+            self._watched = self._conds_to_watch(conds)
+        if self._pixels is not None:
+            index = self._pixels.index[:, None]
+            if x.shape[0] != index.shape[0] or x.shape[-2:] != index.shape[-2:]:
+                raise ValueError(
+                    f"Another node samples the model on latents of {tuple(x.shape)} while AsynDM samples "
+                    f"{tuple(index.shape)}: context windows and tiled diffusion do not go with AsynDM. Bypass one of them."
+                )
+            conds = [None if group is None else [self._with_map(cond, index) for cond in group] for group in conds]
+        try:
+            return executor(model, conds, x, timestep, model_options, **kwargs)
+        finally:
+            self._done |= self._watched.keys()
+            self._watched = {}
+
+    @staticmethod
+    def _with_map(cond: dict, index: Tensor) -> dict:
+        return {**cond, "model_conds": {**cond["model_conds"], PIXELS: comfy.conds.CONDNoiseShape(index)}}
+
+    def _conds_to_watch(self, conds: list) -> dict[tuple[Any, int], _Watched]:
+        """Annotated conds of this call by (uuid, index of their group), but for the negative's and those already seen.
+
+        ComfyUI copies a positive's dict into the negative's list in places, with its uuid; the list tells them apart.
+        """
+        watched = {}
+        for group_index, group in enumerate(conds):
+            if group is None or group is self.guider.conds.get("negative"):
+                continue
+            for cond in group:
+                annotation: Annotation | None = cond.get(ANNOTATION)
+                key = (cond.get("uuid"), group_index)
+                if annotation is None or key in self._done:
+                    continue
+                context = cond["model_conds"]["c_crossattn"].cond
+                positions = [annotation.positions.get(word, ()) for word in self.words]
+                present = torch.tensor([float(bool(p)) for p in positions], device=context.device)
+                columns = token_columns(positions, context.shape[1]).to(context.device)
+                watched[key] = _Watched(columns, present, cond.get("area"))
+        return watched
+
+    def _apply_model(self, executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The model's call: with the map if one came along, watched if asked."""
+        index = kwargs.pop(PIXELS, None)
+        options = kwargs.get("transformer_options") or (args[3] if len(args) > 3 else {})
+        chunks = list(zip(options.get("uuids", ()), options.get("cond_or_uncond", ()), strict=True))
+        model = executor.class_obj
+        with ExitStack() as stack:
+            if index is not None and self._pixels is not None:
+                values = self._pixels.values
+                timesteps = model.model_sampling.timestep(values.clamp(min=self.sampling.sigmas[0]))
+                pixels = PixelTimesteps(timesteps, index[:, 0])
+                sampling = MapSampling(model.model_sampling, values[pixels.index], pixels.rows)
+                stack.enter_context(map_sampling(model, sampling))
+                stack.enter_context(pixel_timesteps(model.diffusion_model, pixels))
+            if any(chunk in self._watched for chunk in chunks):
+                stack.enter_context(watching(self.layers, self._reader(chunks, x)))
+            return executor(x, t, *args, **kwargs)
+
+    def _reader(self, chunks: list[tuple[Any, int]], x: Tensor) -> Callable:
+        """Reads one layer's attention for every watched chunk of the batch (a chunk is one cond for all images)."""
+        batch = x.shape[0] // len(chunks)
+
+        def read(query: Tensor, key: Tensor, heads: int, height: int, width: int) -> None:
+            for position, chunk in enumerate(chunks):
+                watched = self._watched.get(chunk)
+                if watched is None:
+                    continue
+                rows = slice(position * batch, (position + 1) * batch)
+                columns = fit_columns(watched.columns, key.shape[1])
+                seen = probabilities(query[rows], key[rows], heads, columns).unflatten(-1, (height, width))
+                self._add(seen, watched, x.shape[-2])
+
+        return read
+
+    def _add(self, seen: Tensor, watched: _Watched, input_height: int) -> None:
+        count = watched.present.view(1, -1, 1, 1)
+        if watched.area is None:
+            self._seen.add(seen, count)
+            return
+        factor = round(input_height / seen.shape[-2])
+        height, width = (-(-side // factor) for side in self._latent_size)
+        top, left = watched.area[-2] // factor, watched.area[-1] // factor
+        seen = seen[..., : height - top, : width - left]
+        pad = (left, width - left - seen.shape[-1], top, height - top - seen.shape[-2])
+        self._seen.add(nn.functional.pad(seen, pad), nn.functional.pad(count.expand_as(seen), pad))
+
+
+# --- the run --------------------------------------------------------------------------------------------------------
+
+
+class Options(NamedTuple):
+    """What a node adds to a run.
+
+    eta: of the sampler ddim (None: ComfyUI's own ddim, which has none). on_step: gets a snapshot of every step.
+    shortcut: whether maps that ask for nothing are left to the stock sampler, bit for bit (off in tests only).
+    """
+
+    eta: float | None = None
+    on_step: Callable[[Snapshot], None] | None = None
+    shortcut: bool = True
+
+
+def apply(model: Any, timestep_map: TimestepMap, options: Options | None = None) -> Any:
+    """A clone of the MODEL that samples asynchronously wherever it is sampled. The last map applied counts."""
+    patched = model.clone()
+    patched.remove_wrappers_with_key(WrappersMP.SAMPLER_SAMPLE, WRAPPER_KEY)
+    wrapper = sampler_wrapper(timestep_map, options or Options())
+    patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, WRAPPER_KEY, wrapper)
+    return patched
+
+
+def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
+    """A SAMPLER_SAMPLE wrapper of ComfyUI: samples by ``timestep_map``, or the stock way where it asks for nothing."""
+
+    def sampler_sample(
+        executor: Any,
+        guider: Any,
+        sigmas: Tensor,
+        extra_args: dict,
+        callback: Callable | None,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+        **kwargs: Any,
+    ) -> Tensor:
+        plan = make_plan(timestep_map, *noise.shape[-2:])
+        idle = options.shortcut and not plan.lags and not options.eta
+        if idle or len(sigmas) < 2:
+            if options.on_step is not None:
+                extra_args, callback = _watch_stock(guider, extra_args, callback, noise, timestep_map.words, options.on_step)
+            return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar, **kwargs)
+        _warn_of_stretched_masks(timestep_map, *noise.shape[-2:])
+        run = _Run(executor.class_obj, guider, sigmas, extra_args, noise, latent_image, denoise_mask, plan, options)
+        return run.sample(callback, disable_pbar)
+
+    return sampler_sample
+
+
+def _warn_of_stretched_masks(timestep_map: TimestepMap, height: int, width: int) -> None:
+    """Any size of mask is right, but proportions that differ by more than a latent pixel are probably a slip."""
+    masks = [layer.regions.mask for layer in timestep_map.chain if layer.regions.mask is not None]
+    sizes = {tuple(mask.shape[-2:]) for mask in masks}
+    stretched = [f"{w} x {h}" for h, w in sorted(sizes) if abs(h * width - w * height) > max(h, w)]
+    if stretched:
+        log.warning(
+            "AsynDM: the painted mask of %s (width x height) has not the proportions of the latents, %d x %d: it is "
+            "stretched over the whole picture. Paint it on a picture of the same shape.",
+            " and ".join(stretched), width, height,
+        )  # fmt: skip
+
+
+def _positive(guider: Any) -> list[dict]:
+    """All conds of a guider but the negative's."""
+    return [cond for name, group in guider.conds.items() if name != "negative" for cond in group]
+
+
+def _watch_stock(
+    guider: Any, extra_args: dict, callback: Callable | None, noise: Tensor, words: Sequence[str],
+    on_step: Callable[[Snapshot], None],
+) -> tuple[dict, Callable]:  # fmt: skip
+    """Stock sampling with its attention read and its steps reported: new extra_args and callback for the sampler."""
+    known = {word for cond in _positive(guider) for word in getattr(cond.get(ANNOTATION), "positions", ())}
+    host = None
+    if known and isinstance(guider.inner_model.diffusion_model, UNetModel):
+        host = ComfyHost(guider, extra_args, [w for w in words if w in known], noise)
+        host.watch_only()
+        extra_args = {**extra_args, "model_options": host.model_options}
+    shape = (noise.shape[0], *noise.shape[-2:])
+
+    def report(step: int, denoised: Tensor, x: Tensor, steps: int) -> None:
+        seen = host.take_attention() if host is not None else None
+        level = torch.full(shape, float(step), device=x.device)
+        on_step(Snapshot(step, x, denoised, None, level, torch.full_like(level, -1, dtype=torch.long), seen))
+        if callback is not None:
+            callback(step, denoised, x, steps)
+
+    return extra_args, report
+
+
+class _Run:
+    """One asynchronous run in the place of ComfyUI's sampler function."""
+
+    def __init__(
+        self, ksampler: Any, guider: Any, sigmas: Tensor, extra_args: dict, noise: Tensor, latent: Tensor | None,
+        denoise_mask: Tensor | None, plan: Plan, options: Options,
+    ) -> None:  # fmt: skip
+        check_model(guider.inner_model, noise)
+        conds = _positive(guider)
+        check_words(plan.words, conds)
+        if denoise_mask is not None and "denoise_mask_function" in extra_args["model_options"]:
+            raise ValueError(
+                "Differential Diffusion and AsynDM do not go together yet: it decides by one sigma for all pixels which "
+                "of them are kept. Bypass one of the two nodes."
+            )
+        if any("control" in cond for cond in conds):
+            log.warning("AsynDM: a ControlNet sees one noise level for all pixels, so its hint is only approximately right.")
+        self.authors_end = plan.paper and float(sigmas[-1]) == 0
+        if self.authors_end:
+            sigmas = torch.cat([sigmas[:-1], guider.inner_model.model_sampling.sigmas[:1].to(sigmas)])
+        self.ksampler, self.plan, self.options, self.sigmas, self.noise = ksampler, plan, options, sigmas, noise
+        self.latent = torch.zeros_like(noise) if latent is None else latent
+        self.seed = extra_args.get("seed")
+        self.sampler = sampler_of(ksampler, options.eta)
+        self.host = ComfyHost(guider, extra_args, plan.words, noise, self.sampler.needs_uncond)
+        self.host.inpaint(self._inpaint_model(guider), denoise_mask)
+        self.clock = self.host.clock(sigmas, plan.paper)
+        self.last_word = last_word(plan.words, conds)
+        self.max_denoise = ksampler.max_denoise(guider, sigmas)
+
+    def sample(self, callback: Callable | None, disable_pbar: bool) -> Tensor:
+        """The latents of the run. Fixed regions take their attention from a synchronous pass before it.
+
+        The paper's run ends at timestep 0 instead of sigma 0, and its result is the variance-preserving latents there.
+        """
+        shape = (self.noise.shape[0], self.noise.shape[-2], self.noise.shape[-1])
+        with tqdm(total=self.clock.steps, disable=disable_pbar) as bar:
+
+            def report(snapshot: Snapshot) -> None:
+                if callback is not None:
+                    callback(snapshot.step, snapshot.denoised, snapshot.x, self.clock.steps)
+                if self.options.on_step is not None:
+                    self.options.on_step(snapshot)
+                bar.update()
+
+            samples = generate(
+                self.host, self.clock, self.plan, shape, self.sampler, self._noised, self._noise_source, self.last_word,
+                report,
+            )  # fmt: skip
+        if self.authors_end:
+            return samples / (1 + self.sigmas[-1] ** 2).sqrt()
+        return self.host.sampling.inverse_noise_scaling(self.sigmas[-1], samples)
+
+    def _noised(self, sigma: Tensor) -> Tensor:
+        """The latents at the start, at ``sigma`` (B, 1, H, W); all pixels at the table's first but for the paper preset.
+
+        The paper's runs begin as pure noise of variance 1 at whatever timestep each pixel is.
+        """
+        if self.plan.paper:
+            empty = not torch.count_nonzero(self.latent)
+            return self.host.noised(self.noise, self.latent, sigma, max_denoise=empty)
+        return self.host.sampling.noise_scaling(self.sigmas[0], self.noise, self.latent, self.max_denoise)
+
+    def _noise_source(self, plan: Plan) -> Callable[[Tensor, Tensor], Tensor]:
+        """ComfyUI's own noise for the sampler: the same draws in the same order, from the seed."""
+        if not self.sampler.noise.startswith("brownian"):
+            return k_diffusion.default_noise_sampler(self.noise, seed=self.seed)
+        table = noise_table(self.clock.to(torch.device("cpu")), plan)
+        tree = k_diffusion.BrownianTreeNoiseSampler(
+            self.noise, table[table > 0].min(), table.max(), seed=self.seed, cpu=self.sampler.noise == "brownian"
+        )
+        return lambda sigma, sigma_next: tree(sigma, sigma_next).to(self.noise.device)
+
+    def _inpaint_model(self, guider: Any) -> Any:
+        """ComfyUI's own model of masked latents, with the noise that its sampler would give it."""
+        model_k = comfy.samplers.KSamplerX0Inpaint(guider, self.sigmas)
+        model_k.latent_image, model_k.noise = self.latent, self.noise
+        if self.ksampler.inpaint_options.get("random", False):
+            generator = torch.manual_seed((41 if self.seed is None else self.seed) + 1)
+            drawn = torch.randn(self.noise.shape, generator=generator, device="cpu")
+            model_k.noise = drawn.to(self.noise)
+        return model_k
+
+
+def sampler_of(ksampler: Any, eta: float | None) -> Sampler:
+    """The per-pixel formula of a ComfyUI SAMPLER with its options; ``ddim`` where ``eta`` is given.
+
+    Raises UnsupportedSampler for a sampler that has none, ValueError for an option that has no per-pixel form.
+    """
+    if eta is not None:
+        return find_sampler("ddim").with_options(eta=eta)
+    function = getattr(ksampler, "sampler_function", None)
+    name = getattr(function, "__name__", type(ksampler).__name__)
+    name = name.removeprefix("sample_").removesuffix("_function").replace("unipc", "uni_pc")
+    options = dict(getattr(ksampler, "extra_options", {}))
+    if options.get("s_churn", 1) == 0:
+        options = {key: value for key, value in options.items() if key not in ("s_churn", "s_tmin", "s_tmax", "s_noise")}
+    return find_sampler(name).with_options(**options)

@@ -1,0 +1,150 @@
+"""Node "Cross-Attention Mask": which words of the prompt get a region."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..asyndm_core.regions import MASK_MODES, UPDATES, Regions
+from .conditioning import annotate, find_targets
+from .types import ADVANCED, CATEGORY, RegionsSocket
+
+
+class CrossAttentionMask(io.ComfyNode):
+    """Encodes the prompt, finds the target words in it, and describes their regions."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and their order are append-only."""
+        return io.Schema(
+            node_id="AsynDM_CrossAttentionMask",
+            display_name="Cross-Attention Mask",
+            category=CATEGORY,
+            description=(
+                "Name the words of the prompt that shall come out right. While sampling, the model's own "
+                "cross-attention shows where each word is being formed; those pixels become the word's region. "
+                "Connect 'conditioning' to the sampler's positive, 'regions' to Asynchronous Timestep Map."
+            ),
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder of the checkpoint that will sample."),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="The prompt, as in CLIP Text Encode: weights like (red fox:1.3), embeddings and long prompts work.",
+                ),
+                io.String.Input(
+                    "targets",
+                    default="",
+                    tooltip=(
+                        "Words or phrases of the prompt between commas, each with an optional strength: "
+                        "'rabbit, basketball:0.4'. More targets make more of the picture wait. Good: 1 to 3 things that "
+                        "matter. Empty: the prompt's content words are chosen and shown."
+                    ),
+                ),
+                io.Float.Input(
+                    "threshold",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip=(
+                        "A pixel belongs to a word where its attention is at least this many times the mean. Higher makes "
+                        "regions smaller and surer, lower makes them larger. Good range 0.8-1.6."
+                    ),
+                ),
+                io.Combo.Input(
+                    "update",
+                    options=list(UPDATES),
+                    default=UPDATES[0],
+                    tooltip=(
+                        "every step: regions follow the picture as it forms, at no extra cost. fixed: regions come from "
+                        "a whole synchronous run before, then stay; takes twice the time."
+                    ),
+                ),
+                io.Conditioning.Input(
+                    "conditioning",
+                    optional=True,
+                    tooltip=(
+                        "A conditioning made elsewhere from the same text. It is passed on with the words marked in it, "
+                        "instead of being encoded here."
+                    ),
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="A painted region, any size. Grey scales the strength: black 0, white full.",
+                ),
+                io.Combo.Input(
+                    "mask_mode",
+                    options=list(MASK_MODES),
+                    default=MASK_MODES[0],
+                    optional=True,
+                    tooltip=(
+                        "What the painted mask does. limit: words count inside it only. add: it is one more region. "
+                        "replace: it is the only region, words are not looked for."
+                    ),
+                ),
+                io.Int.Input(
+                    "grow",
+                    default=0,
+                    min=-64,
+                    max=64,
+                    optional=True,
+                    tooltip=(
+                        "Latent pixels (8 image pixels each) by which word regions grow; negative shrinks. "
+                        "Grow by 1-3 where edges of an object look cut."
+                    ),
+                    **ADVANCED,
+                ),
+                io.Float.Input(
+                    "feather",
+                    default=0.0,
+                    min=0.0,
+                    max=64.0,
+                    step=0.5,
+                    optional=True,
+                    tooltip="Latent pixels over which a word region's strength fades at its edge. 0 is a hard edge; good: 0-4.",
+                    **ADVANCED,
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="conditioning"),
+                RegionsSocket.Output(display_name="regions"),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        clip: Any,
+        text: str,
+        targets: str,
+        threshold: float,
+        update: str,
+        conditioning: list | None = None,
+        mask: torch.Tensor | None = None,
+        mask_mode: str = MASK_MODES[0],
+        grow: int = 0,
+        feather: float = 0.0,
+    ) -> io.NodeOutput:
+        """Encode (or annotate) the prompt and describe its regions."""
+        if clip is None:
+            raise ValueError("The input clip is empty: the checkpoint has no text encoder. Load one with Load CLIP.")
+        if mask is not None and not torch.isfinite(mask).all():
+            raise ValueError("The mask has values that are not numbers (NaN or infinite): check the node that made it.")
+        if conditioning is None:
+            conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+        words = ()
+        if mask is None or mask_mode != "replace":
+            words, annotation = find_targets(clip, text, targets)
+            conditioning = annotate(conditioning, annotation)
+        regions = Regions(words, threshold, update, mask, mask_mode, grow, feather)
+        shown = "Regions: the painted mask" if not words else "Targets: " + ", ".join(
+            t.text if t.strength is None else f"{t.text}:{t.strength:g}" for t in words
+        )  # fmt: skip
+        if words and not targets.strip():
+            shown += " (chosen automatically)"
+        return io.NodeOutput(conditioning, regions, ui=ui.PreviewText(shown))

@@ -1,0 +1,241 @@
+"""Node "AsynDM Demo Model": the small model that ships with the pack, made of ComfyUI's own classes.
+
+MODEL, CLIP and VAE behave like those of any checkpoint, so every node that takes them works, and asynchronous sampling
+can be seen without a download. Nothing is loaded before the node is executed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.clip_model
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models_base
+import comfy.utils
+import torch
+from comfy.ldm.models.autoencoder import AutoencoderKL
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..demo import config
+from ..demo.vae import DemoVAE
+from .types import CATEGORY
+
+# --- MODEL -----------------------------------------------------------------------------------------------------------
+
+
+class DemoOperations(comfy.ops.manual_cast):
+    """ComfyUI's layers, with the demo model's number of groups where the UNet would ask for 32."""
+
+    class GroupNorm(comfy.ops.manual_cast.GroupNorm):
+        """Group norm of `config.NORM_GROUPS` groups."""
+
+        def __init__(self, num_groups: int, num_channels: int, **options: Any) -> None:
+            super().__init__(config.NORM_GROUPS, num_channels, **options)
+
+
+class DemoLatents(comfy.latent_formats.LatentFormat):
+    """12 channels of unit spread; the preview colours come with the weights."""
+
+    latent_channels = config.LATENT_CHANNELS
+
+    def __init__(self, factors: Tensor, bias: Tensor) -> None:
+        self.latent_rgb_factors = factors.tolist()
+        self.latent_rgb_factors_bias = bias.tolist()
+
+
+class DemoConfig(comfy.supported_models_base.BASE):
+    """What ComfyUI asks of a model family."""
+
+    unet_extra_config: dict[str, Any] = {}
+    memory_usage_factor = 1.0
+    custom_operations = DemoOperations
+
+    def __init__(self, latent_format: DemoLatents) -> None:
+        self.latent_format = lambda: latent_format
+        super().__init__(config.comfy_unet_config())
+        self.set_inference_dtype(torch.float32, None)
+
+    def model_type(self, state_dict: dict[str, Tensor], prefix: str = "") -> comfy.model_base.ModelType:
+        """The model predicts v."""
+        return comfy.model_base.ModelType.V_PREDICTION
+
+    def inpaint_model(self) -> bool:
+        """No: the 12 channels are all latents."""
+        return False
+
+
+def _load_model(unet: dict[str, Tensor], factors: Tensor, bias: Tensor) -> comfy.model_patcher.ModelPatcher:
+    settings = DemoConfig(DemoLatents(factors, bias))
+    offload_device = comfy.model_management.unet_offload_device()
+    model = settings.get_model(unet, device=offload_device)
+    names = comfy.utils.unet_to_diffusers(config.comfy_unet_config())
+    model.diffusion_model.load_state_dict({names[name]: value for name, value in unet.items()})
+    load_device = comfy.model_management.get_torch_device()
+    return comfy.model_patcher.ModelPatcher(model, load_device=load_device, offload_device=offload_device)
+
+
+# --- CLIP ------------------------------------------------------------------------------------------------------------
+
+
+class DemoTokenPieces(comfy.sd1_clip.SDTokenizer):
+    """The demo model's own vocabulary: every word of its world is one token."""
+
+    def __init__(self, embedding_directory: str | None = None, tokenizer_data: dict[str, Any] | None = None) -> None:
+        super().__init__(
+            tokenizer_path=str(config.TOKENIZER),
+            max_length=config.MAX_TOKENS,
+            embedding_directory=embedding_directory,
+            embedding_size=config.TEXT_WIDTH,
+            tokenizer_data=tokenizer_data or {},
+        )
+
+
+class DemoTokenizer(comfy.sd1_clip.SD1Tokenizer):
+    """Weights, embeddings and chunks of 77 tokens, as for Stable Diffusion."""
+
+    def __init__(self, embedding_directory: str | None = None, tokenizer_data: dict[str, Any] | None = None) -> None:
+        super().__init__(embedding_directory, tokenizer_data or {}, tokenizer=DemoTokenPieces)
+
+
+class DemoTextModel(comfy.clip_model.CLIPTextModel):
+    """ComfyUI's CLIP text model with a vocabulary of another size."""
+
+    def __init__(self, config_dict: dict[str, Any], dtype: torch.dtype | None, device: Any, operations: Any) -> None:
+        super().__init__(config_dict, dtype, device, operations)
+        vocabulary, width = config_dict["vocab_size"], config_dict["hidden_size"]
+        self.set_input_embeddings(operations.Embedding(vocabulary, width, dtype=dtype, device=device))
+
+
+class DemoTextEncoder(comfy.sd1_clip.SDClipModel):
+    """The text encoder: the last hidden state, after the final layer norm."""
+
+    def __init__(
+        self, device: Any = "cpu", dtype: torch.dtype | None = None, model_options: dict[str, Any] | None = None
+    ) -> None:
+        text = config.text_config()
+        super().__init__(
+            device=device,
+            max_length=config.MAX_TOKENS,
+            textmodel_json_config=text,
+            dtype=dtype,
+            model_class=DemoTextModel,
+            special_tokens={"start": text["bos_token_id"], "end": text["eos_token_id"], "pad": text["pad_token_id"]},
+            return_projected_pooled=False,
+            model_options=model_options or {},
+        )
+
+
+class DemoClipModel(comfy.sd1_clip.SD1ClipModel):
+    """The text encoder under the name that ComfyUI's SD1 conditioning uses."""
+
+    def __init__(
+        self, device: Any = "cpu", dtype: torch.dtype | None = None, model_options: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(device, dtype, model_options or {}, clip_model=DemoTextEncoder)
+
+
+def _load_clip(text: dict[str, Tensor]) -> comfy.sd.CLIP:
+    state = {"text_model." + name: value for name, value in text.items()}
+    state["text_projection.weight"] = torch.eye(config.TEXT_WIDTH)
+    target = comfy.supported_models_base.ClipTarget(DemoTokenizer, DemoClipModel)
+    parameters = sum(value.numel() for value in state.values())
+    return comfy.sd.CLIP(target, parameters=parameters, state_dict=[state])
+
+
+# --- VAE -------------------------------------------------------------------------------------------------------------
+
+_SMALLEST_KL: dict[str, Any] = {
+    "embed_dim": config.LATENT_CHANNELS,
+    "ddconfig": {
+        "double_z": True,
+        "z_channels": config.LATENT_CHANNELS,
+        "resolution": config.PICTURE_SIZE,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": 32,
+        "ch_mult": [1],
+        "num_res_blocks": 0,
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    },
+}
+"""The smallest autoencoder that ComfyUI builds: its VAE object is set up around it before ours takes its place."""
+
+
+class DemoVAEObject(comfy.sd.VAE):
+    """ComfyUI's VAE object around the demo model's autoencoder: factor 8, 12 channels, float32."""
+
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        stand_in = AutoencoderKL(**_SMALLEST_KL).state_dict()
+        super().__init__(sd=stand_in, config={"params": _SMALLEST_KL}, dtype=torch.float32)
+        autoencoder = DemoVAE()
+        autoencoder.load_state_dict(state)
+        self.first_stage_model = autoencoder.eval().requires_grad_(False)
+        self.latent_channels = config.LATENT_CHANNELS
+        self.working_dtypes = [torch.float32]
+        self.disable_offload = True
+        self.size = None
+        self.patcher = comfy.model_patcher.ModelPatcher(
+            self.first_stage_model,
+            load_device=self.device,
+            offload_device=comfy.model_management.vae_offload_device(),
+        )
+        self.model_size()
+
+
+# --- the node --------------------------------------------------------------------------------------------------------
+
+
+def _part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: value.float() for name, value in state.items() if name.startswith(prefix)}
+
+
+def load_demo_model() -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
+    """Load the demo model from demo/weights: MODEL, CLIP, VAE.
+
+    Raises FileNotFoundError where the weights are missing: the pack was then copied without its demo folder.
+    """
+    if not config.WEIGHTS.is_file():
+        raise FileNotFoundError(
+            f"AsynDM Demo Model: {config.WEIGHTS.name} is not in the pack's folder demo/weights. "
+            "Install the pack again, with its demo folder."
+        )
+    state = comfy.utils.load_torch_file(str(config.WEIGHTS), safe_load=True)
+    model = _load_model(_part_of(state, "unet."), state["preview.factors"].float(), state["preview.bias"].float())
+    return model, _load_clip(_part_of(state, "text_encoder.")), DemoVAEObject(_part_of(state, "vae."))
+
+
+class DemoModel(io.ComfyNode):
+    """The model that ships with the pack."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and their order are append-only."""
+        return io.Schema(
+            node_id="AsynDM_DemoModel",
+            display_name="AsynDM Demo Model",
+            category=CATEGORY,
+            description=(
+                "A small text-to-image model that ships with the pack, for trying asynchronous denoising at once: "
+                "128 x 128 pictures of simple scenes in about a second on a CPU. It knows a few dozen words, such as "
+                '"a green boat on the sea under two moons". Use an Empty Latent Image of 128 x 128.'
+            ),
+            inputs=[],
+            outputs=[
+                io.Model.Output(display_name="model"),
+                io.Clip.Output(display_name="clip"),
+                io.Vae.Output(display_name="vae"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        """Load and return MODEL, CLIP and VAE."""
+        return io.NodeOutput(*load_demo_model())

@@ -1,0 +1,163 @@
+"""Node "AsynDM KSampler": KSampler with a timestep map, the words' masks and a picture of the run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.samplers
+import torch
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from nodes import common_ksampler
+
+from ..asyndm_core.pictures import palette, timeline
+from ..asyndm_core.record import RunRecord
+from ..asyndm_core.regions import Plan, TimestepMap, make_plan
+from .comfy_host import Options, apply
+from .types import ADVANCED, CATEGORY, TimestepMapSocket
+
+
+class AsynDMKSampler(io.ComfyNode):
+    """Samples asynchronously and shows how."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and their order are append-only."""
+        return io.Schema(
+            node_id="AsynDM_KSampler",
+            display_name="AsynDM KSampler",
+            category=CATEGORY,
+            description=(
+                "KSampler with a clock for every pixel: the regions of the timestep map are denoised later than the rest. "
+                "Also gives the mask of every target and a timeline of the run."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="A UNet model: SD1.x, SD2.x, SDXL, or the AsynDM demo model."),
+                TimestepMapSocket.Input("timestep_map", tooltip="From Asynchronous Timestep Map."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="The noise to start from, as in KSampler: same seed, same noise.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=20,
+                    min=1,
+                    max=10000,
+                    tooltip="Steps of the schedule. More steps give regions finer moves to catch up. Good range 20-50.",
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=7.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Classifier-free guidance, as in KSampler. Higher follows the prompt more. Good range 4-9.",
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=comfy.samplers.KSampler.SAMPLERS,
+                    tooltip=(
+                        "The sampling formula. Most work; one that cannot give every pixel its own noise level is "
+                        "refused with the list of those that can. ddim with eta 1 is the paper's."
+                    ),
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=comfy.samplers.KSampler.SCHEDULERS,
+                    tooltip="How noise goes down over steps for the background; regions follow it more slowly. All work.",
+                ),
+                io.Conditioning.Input(
+                    "positive", tooltip="The prompt, from Cross-Attention Mask: it says which tokens are which target."
+                ),
+                io.Conditioning.Input("negative", tooltip="What to leave out, from CLIP Text Encode as usual."),
+                io.Latent.Input("latent_image", tooltip="The latents to denoise: empty, or a picture's for image to image."),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How much of the picture is made anew, as in KSampler. Lower keeps more of latent_image.",
+                ),
+                io.Float.Input(
+                    "eta",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Fresh noise per step, for sampler ddim only: 1 is the paper's sampler, 0 is ComfyUI's ddim.",
+                    **ADVANCED,
+                ),
+                io.Boolean.Input(
+                    "preview",
+                    default=True,
+                    optional=True,
+                    tooltip="Show the timeline of the run on the node. Off saves a moment; the picture is the same.",
+                    **ADVANCED,
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent"),
+                io.Mask.Output(
+                    display_name="mask",
+                    tooltip="Where the model saw each target, mean over the run: one map per target, at latent size.",
+                ),
+                io.Image.Output(display_name="timeline", tooltip="The run as a picture: regions and progress at some steps."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        timestep_map: TimestepMap,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        positive: list,
+        negative: list,
+        latent_image: dict,
+        denoise: float,
+        eta: float = 1.0,
+        preview: bool = True,
+    ) -> io.NodeOutput:
+        """Sample as KSampler does, with the map on the model and the run recorded."""
+        if steps < 1:
+            raise ValueError(f"steps is {steps}: AsynDM KSampler needs at least 1 step.")
+        record = RunRecord(steps, previews=True)
+        options = Options(eta=eta if sampler_name == "ddim" else None, on_step=record)
+        patched = apply(model, timestep_map, options)
+        (latent,) = common_ksampler(
+            patched, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=denoise
+        )
+        size = latent["samples"].shape[-2:]
+        masks = record.masks(*size)
+        if masks is None:
+            masks = torch.zeros(latent["samples"].shape[0], 1, *size)
+        sheet = draw_timeline(model, record, make_plan(timestep_map, *size))
+        shown = ui.PreviewImage(sheet, cls=cls) if preview else None
+        return io.NodeOutput(latent, masks.flatten(0, 1), sheet, ui=shown)
+
+
+def draw_timeline(model: Any, record: RunRecord, plan: Plan) -> Tensor:
+    """The timeline of a run as an IMAGE (1, H, W, 3); of its first picture where it was a batch."""
+    frames = record.frames()
+    if not frames:
+        return torch.zeros(1, 8, 8, 3)
+    latent_format = model.get_model_object("latent_format")
+    images = None
+    if latent_format.latent_rgb_factors is not None:
+        to_rgb = torch.tensor(latent_format.latent_rgb_factors)
+        bias = torch.tensor(latent_format.latent_rgb_factors_bias or [0.0, 0.0, 0.0])
+        rgb = [frame.denoised[0].movedim(0, -1).float() @ to_rgb + bias for frame in frames]
+        images = [((image + 1) / 2).clamp(0, 1) for image in rgb]
+    return timeline(frames, record.steps, palette(len(plan.regions)), images)[None]

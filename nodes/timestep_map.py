@@ -1,0 +1,98 @@
+"""Node "Asynchronous Timestep Map": how much later the regions are denoised than the rest."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io, ui
+
+from ..asyndm_core.curves import CURVES
+from ..asyndm_core.pictures import palette, plain_clock, schedule_plot
+from ..asyndm_core.regions import MODES, PRESETS, Regions, TimestepMap, check_strength, make_plan
+from .types import ADVANCED, CATEGORY, RegionsSocket, TimestepMapSocket
+
+PLOT_STEPS = 20
+PLOT_LATENT = (8, 8)
+"""The plot shows the shape of the schedules; steps and latents are the sampler's to know."""
+
+
+class TimestepMapNode(io.ComfyNode):
+    """Gives a set of regions its schedule."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and their order are append-only."""
+        return io.Schema(
+            node_id="AsynDM_TimestepMap",
+            display_name="Asynchronous Timestep Map",
+            category=CATEGORY,
+            description=(
+                "Gives the regions their own, slower clock: they stay noisy longer while everything else runs ahead and "
+                "becomes a clear context for them. The plot shows noise over steps, one line per target, the "
+                "background as a straight line."
+            ),
+            inputs=[
+                RegionsSocket.Input("regions", tooltip="The regions of a Cross-Attention Mask."),
+                io.Combo.Input(
+                    "curve",
+                    options=list(CURVES),
+                    default="quadratic",
+                    tooltip=(
+                        "How the lag comes and goes. quadratic: evenly (the paper's choice). piecewise linear: waits, "
+                        "then catches up fast; the strongest. exponential: gentle. linear: no lag at all."
+                    ),
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=0.7,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip=(
+                        "How long regions stay noisy, for targets without a strength of their own. 0 is the stock "
+                        "sampler, exactly; higher follows the prompt more and may cost detail. Good range 0.3-0.8."
+                    ),
+                ),
+                io.Combo.Input(
+                    "mode",
+                    options=list(MODES),
+                    default=MODES[0],
+                    tooltip=(
+                        "asynchronous: regions wait for their context. concave: the whole picture follows the region's "
+                        "curve (to compare). synchronous: the stock sampler (to compare)."
+                    ),
+                ),
+                TimestepMapSocket.Input(
+                    "previous",
+                    optional=True,
+                    tooltip="Another timestep map, to give several sets of regions their own curves and strengths.",
+                ),
+                io.Combo.Input(
+                    "preset",
+                    options=list(PRESETS),
+                    default=PRESETS[0],
+                    optional=True,
+                    tooltip=(
+                        "paper: the exact conventions of the authors' code, for reproduction; needs sampler ddim with "
+                        "eta 1 and scheduler ddim_uniform. default: ours, for every sampler and scheduler."
+                    ),
+                    **ADVANCED,
+                ),
+            ],
+            outputs=[TimestepMapSocket.Output(display_name="timestep_map")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        regions: Regions,
+        curve: str,
+        strength: float,
+        mode: str,
+        previous: TimestepMap | None = None,
+        preset: str = PRESETS[0],
+    ) -> io.NodeOutput:
+        """Put regions, curve and strength together, and draw the schedule."""
+        check_strength(strength, "The strength of Asynchronous Timestep Map")
+        timestep_map = TimestepMap(regions, curve, strength, mode, preset, previous)
+        regions = make_plan(timestep_map, *PLOT_LATENT).regions
+        plot = schedule_plot(plain_clock(PLOT_STEPS, preset == "paper"), regions, palette(len(regions)))
+        return io.NodeOutput(timestep_map, ui=ui.PreviewImage(plot[None], cls=cls))
