@@ -1,0 +1,236 @@
+"""The demo: one prompt, one seed, three ways to sample it, on one sheet. python -m demo "a boat under two moons" """
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from asyndm_core.curves import CURVES
+from asyndm_core.pictures import (
+    INK,
+    PAPER,
+    heat_map,
+    palette,
+    plain_clock,
+    resize_image,
+    schedule_plot,
+    timeline,
+)
+from asyndm_core.regions import MODES, Regions, Target, TimestepMap
+from asyndm_core.tokens import prompt_words
+
+from .config import WEIGHTS
+from .model import DemoModel, load
+from .sample import SAMPLER_NAMES, Result, Settings, check, choose_targets, decode, sample_demo, token_positions
+from .world import vocabulary
+
+PROMPT = "a green boat on the sea under two moons"
+CAPTIONS = {
+    "synchronous": "stock: one clock for all pixels",
+    "concave": "all pixels on the slower clock",
+    "asynchronous": "the words wait for their context",
+}
+
+_MARGIN, _GAP = 36, 16
+_PICTURE, _WORD, _CELL = 352, 168, 131
+_PAPER = tuple(round(255 * c) for c in PAPER)
+_INK = tuple(round(160 * c) for c in INK)
+_PALE = tuple(round(255 * c) for c in INK)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Ends with one line and exit code 2 where a flag is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """Replaces the usage text that argparse would print."""
+        sys.stderr.write(f"error: {message} (--help lists all flags)\n")
+        sys.exit(2)
+
+
+def read_flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = _Parser(prog="python -m demo", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("prompt", nargs="?", default=PROMPT, help="what the picture shows")
+    parser.add_argument("--targets", default="", help='words to follow, "boat, moons:0.4"; empty: chosen automatically')
+    parser.add_argument("--seed", type=int, default=1, help="the same for all three pictures")
+    parser.add_argument("--steps", type=int, default=20, help="steps of each run")
+    parser.add_argument("--strength", type=float, default=0.7, help="how long words stay noisy, from 0 to 1")
+    parser.add_argument("--curve", choices=list(CURVES), default="quadratic", help="how their lag comes and goes")
+    parser.add_argument("--cfg", type=float, default=Settings.cfg, help="guidance scale")
+    parser.add_argument("--sampler", default=Settings.sampler, help=f"one of {', '.join(SAMPLER_NAMES)}")
+    parser.add_argument("--output", type=Path, default=Path("asyndm_demo.png"), help="the sheet, a PNG file")
+    return parser.parse_args(arguments)
+
+
+def run(flags: argparse.Namespace) -> str:
+    """Samples three times, writes the sheet, and says what was done. Raises ValueError or OSError."""
+    settings = Settings(flags.steps, flags.cfg, flags.sampler)
+    targets = choose_targets(flags.prompt, flags.targets)
+    asked = TimestepMap(Regions(targets), flags.curve, flags.strength)
+    check(settings, asked)
+    if flags.output.suffix.lower() != ".png":
+        raise ValueError(f"The output is {flags.output}: name a file that ends with .png.")
+    model = load_model()
+    token_positions(model, flags.prompt, [target.text for target in targets])
+    begun = time.perf_counter()
+    results = {
+        mode: sample_demo(model, flags.prompt, replace(asked, mode=mode), [flags.seed], settings)
+        for mode in sorted(MODES, key=list(CAPTIONS).index)
+    }
+    seconds = time.perf_counter() - begun
+    draw_sheet(model, flags, targets, results).save(flags.output)
+    return (
+        f"{flags.output}: {len(results)} pictures in {seconds:.1f} s. "
+        f"Words that waited: {', '.join(target.text for target in targets)}."
+    )
+
+
+def load_model() -> DemoModel:
+    """The demo model; FileNotFoundError where its weights are not there."""
+    if not WEIGHTS.is_file():
+        raise FileNotFoundError(f"The demo model's weights are missing: {WEIGHTS}. Get the whole repository, with git clone.")
+    return load()
+
+
+# --- the sheet -------------------------------------------------------------------------------------------------------
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """An image tensor (H, W, 3) in [0, 1] for Pillow."""
+    return Image.fromarray((image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+
+
+class Sheet:
+    """A page that is filled from the top down."""
+
+    def __init__(self, width: int) -> None:
+        self.page = Image.new("RGB", (width, 4000), _PAPER)
+        self.pen = ImageDraw.Draw(self.page)
+        self.top = _MARGIN
+
+    def text(self, x: int, y: int, text: str, size: int = 15, colour: tuple[int, ...] = _INK) -> int:
+        """Writes one line, cut where the page ends; returns the x where it stops."""
+        font = ImageFont.load_default(size)
+        room = self.page.width - _MARGIN - x
+        while self.pen.textlength(text, font) > room and len(text) > 2:
+            text = text[:-2] + "…"
+        self.pen.text((x, y), text, fill=colour, font=font)
+        return x + round(self.pen.textlength(text, font))
+
+    def heading(self, title: str, explanation: str) -> None:
+        """A section's title and what it shows."""
+        end = self.text(_MARGIN, self.top, title, 18)
+        self.text(end + 12, self.top + 3, explanation, 14, _PALE)
+        self.top += 32
+
+    def paste(self, x: int, y: int, image: Tensor) -> None:
+        """Puts an image tensor (H, W, 3) at (x, y)."""
+        self.page.paste(to_pil(image), (x, y))
+
+    def done(self) -> Image.Image:
+        """The page, cut below its last line."""
+        return self.page.crop((0, 0, self.page.width, self.top + _MARGIN - _GAP))
+
+
+def draw_sheet(
+    model: DemoModel, flags: argparse.Namespace, targets: Sequence[Target], results: dict[str, Result]
+) -> Image.Image:
+    """Prompt, three pictures, where the model looks for the words, their schedule, and the asynchronous run."""
+    asynchronous = results["asynchronous"]
+    colours = palette(len(targets))
+    sheet = Sheet(2 * _MARGIN + 3 * _PICTURE + 2 * _GAP)
+    _draw_title(sheet, flags, targets, colours)
+    _draw_pictures(sheet, results)
+    _draw_words(sheet, asynchronous, targets, colours)
+    _draw_run(sheet, model, asynchronous, colours)
+    return sheet.done()
+
+
+def _draw_title(sheet: Sheet, flags: argparse.Namespace, targets: Sequence[Target], colours: Tensor) -> None:
+    sheet.text(_MARGIN, sheet.top, f"“{flags.prompt}”", 28)
+    sheet.top += 44
+    x = sheet.text(_MARGIN, sheet.top, "words that wait:", 15, _PALE) + 12
+    for target, colour in zip(targets, colours, strict=True):
+        sheet.pen.rounded_rectangle((x, sheet.top + 2, x + 16, sheet.top + 18), 4, tuple((colour * 255).int().tolist()))
+        strength = flags.strength if target.strength is None else target.strength
+        x = sheet.text(x + 22, sheet.top, f"{target.text} ({strength:g})") + 20
+    details = f"seed {flags.seed} · {flags.steps} steps · {flags.sampler} · cfg {flags.cfg:g} · {flags.curve}"
+    room = sheet.page.width - _MARGIN - round(sheet.pen.textlength(details, ImageFont.load_default(15))) - 1
+    sheet.text(max(x, room), sheet.top, details, 15, _PALE)
+    sheet.top += 38
+
+
+def _draw_pictures(sheet: Sheet, results: dict[str, Result]) -> None:
+    for number, (mode, result) in enumerate(results.items()):
+        x = _MARGIN + number * (_PICTURE + _GAP)
+        end = sheet.text(x, sheet.top, mode, 18)
+        sheet.text(end + 10, sheet.top + 3, CAPTIONS[mode], 14, _PALE)
+        sheet.paste(x, sheet.top + 28, resize_image(result.images[0], _PICTURE, _PICTURE))
+    sheet.top += _PICTURE + 28 + 2 * _GAP
+
+
+def _draw_words(sheet: Sheet, result: Result, targets: Sequence[Target], colours: Tensor) -> None:
+    """A cell for each word, as many as there is room for, and the schedules to the right."""
+    sheet.heading("where the model looks for each word", "mean over the run; to the right, how each word's noise falls")
+    masks = result.record.masks(_WORD, _WORD)
+    plot = 2 * _WORD
+    room = (sheet.page.width - 2 * _MARGIN - plot) // (_WORD + _GAP)
+    shown = [] if masks is None else list(zip(targets, colours, masks[0], strict=True))[:room]
+    picture = resize_image(result.images[0], _WORD, _WORD)
+    for number, (target, colour, mask) in enumerate(shown):
+        x = _MARGIN + number * (_WORD + _GAP)
+        glow = heat_map(mask, colour, _WORD, _WORD)
+        grey = picture.mean(dim=-1, keepdim=True)
+        sheet.paste(x, sheet.top, torch.lerp(0.6 * grey.expand(-1, -1, 3), glow, 0.65 * mask[..., None]))
+        sheet.text(x, sheet.top + _WORD + 4, target.text, 15, tuple((colour * 200).int().tolist()))
+    schedule = schedule_plot(plain_clock(result.record.steps), result.plan.regions, colours, _WORD, plot)
+    x = sheet.page.width - _MARGIN - plot
+    sheet.paste(x, sheet.top, schedule)
+    sheet.text(x, sheet.top + _WORD + 4, "noise left, over the steps; grey: everything else", 14, _PALE)
+    sheet.top += _WORD + 24 + 2 * _GAP
+
+
+def _draw_run(sheet: Sheet, model: DemoModel, result: Result, colours: Tensor) -> None:
+    """The asynchronous run, a column for each of a few steps."""
+    sheet.heading(
+        "the asynchronous run",
+        "the picture so far · which word owns a pixel · how far it lags (pale: not at all, then yellow, red)",
+    )
+    frames = result.record.frames()
+    previews = [decode(model, frame.denoised)[0] for frame in frames if frame.denoised is not None]
+    strip = timeline(frames, result.record.steps, colours, previews, cell=_CELL)
+    gap = _CELL // 32
+    for number, frame in enumerate(frames):
+        sheet.text(_MARGIN + gap + number * (_CELL + gap), sheet.top, f"step {frame.step + 1}", 14, _PALE)
+    sheet.paste(_MARGIN, sheet.top + 20, strip)
+    sheet.top += strip.shape[0] + 20
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    flags = read_flags(arguments)
+    known = {*vocabulary(), "the"}
+    strange = [word for word in prompt_words(flags.prompt.lower()) if word not in known]
+    if strange:
+        sys.stdout.write(f"The small demo model has never seen: {', '.join(strange)}. It knows: {', '.join(vocabulary())}.\n")
+    try:
+        sys.stdout.write(run(flags) + "\n")
+    except (ValueError, OSError) as problem:
+        sys.stderr.write(f"error: {problem}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Sampling the demo model without ComfyUI: a prompt, seeds and a timestep map -> pictures and a record of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from asyndm_core.hosts.diffusers import DiffusersHost, make_clock, sigma_of_alphas
+from asyndm_core.record import RunRecord
+from asyndm_core.regions import Plan, Target, TimestepMap, check_strength, make_plan
+from asyndm_core.run import generate
+from asyndm_core.samplers import SAMPLERS, Noise, Sampler, UnsupportedSampler, find_sampler
+from asyndm_core.tokens import Piece, content_phrases, find_phrase, parse_targets, unknown_word
+
+from .config import FACTOR, LATENT_CHANNELS, MAX_TOKENS, PICTURE_SIZE, TRAIN_STEPS
+from .model import DemoModel, alphas_cumprod
+
+PREDICTION = "v_prediction"
+SAMPLER_NAMES = tuple(name for name, sampler in SAMPLERS.items() if not sampler.noise.startswith("brownian"))
+"""The samplers offered here: those whose noise needs no Brownian tree."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to sample. height and width in pixels, multiples of 16. eta: of sampler ddim only, None for its default."""
+
+    steps: int = 20
+    cfg: float = 4.5
+    sampler: str = "euler"
+    eta: float | None = None
+    negative: str = ""
+    height: int = PICTURE_SIZE
+    width: int = PICTURE_SIZE
+
+    def made_sampler(self) -> Sampler:
+        """The sampler. Raises UnsupportedSampler for a name that is not offered, ValueError for an option it lacks."""
+        sampler = find_sampler(self.sampler)
+        if self.sampler not in SAMPLER_NAMES:
+            raise UnsupportedSampler(
+                f"The demo does not offer the sampler {self.sampler!r}. Choose one of: {', '.join(SAMPLER_NAMES)}."
+            )
+        return sampler if self.eta is None else sampler.with_options(eta=self.eta)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Pictures (B, H, W, 3) in [0, 1], their latents (B, 12, h, w), the plan that was followed and the run's record."""
+
+    images: Tensor
+    latents: Tensor
+    plan: Plan
+    record: RunRecord
+
+
+def choose_targets(prompt: str, typed: str = "") -> tuple[Target, ...]:
+    """The targets as typed, or the phrases that carry the prompt's content where nothing is typed.
+
+    Raises ValueError where neither gives one.
+    """
+    targets = parse_targets(typed) or tuple(Target(phrase) for phrase in content_phrases(prompt))
+    if not targets:
+        raise ValueError("The prompt names no thing that could be followed: write what the picture shows.")
+    return targets
+
+
+def pieces(model: DemoModel, text: str) -> list[Piece]:
+    """The tokens of a text with their positions, without start, end and padding."""
+    ids = model.tokenizer(text, truncation=True, max_length=MAX_TOKENS)["input_ids"]
+    return [Piece(position, token) for position, token in enumerate(ids)][1:-1]
+
+
+def token_positions(model: DemoModel, prompt: str, words: Sequence[str]) -> list[list[int]]:
+    """For each word or phrase, the positions of its tokens in the conditioning. Raises UnknownWordError."""
+    found = [find_phrase(pieces(model, prompt), pieces(model, word)) for word in words]
+    for word, positions in zip(words, found, strict=True):
+        if not positions:
+            raise unknown_word(word, prompt)
+    return found
+
+
+def timesteps(steps: int, paper: bool = False) -> Tensor:
+    """The evaluated timesteps (steps,): evenly spaced from 999 down; in the paper preset, down to 1 as DDIM's."""
+    if paper:
+        return torch.arange(steps).flip(0) * (TRAIN_STEPS // steps) + 1
+    return torch.linspace(TRAIN_STEPS - 1, 0, steps + 1)[:-1].round().long()
+
+
+def seeded_noise(seeds: Sequence[int], shape: Sequence[int]) -> Iterator[Tensor]:
+    """Unit noise (B, *shape), again and again: each image from its own seed, whatever the batch."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    while True:
+        yield torch.stack([torch.randn(tuple(shape), generator=generator) for generator in generators])
+
+
+@torch.no_grad()
+def decode(model: DemoModel, latents: Tensor) -> Tensor:
+    """Latents (B, 12, h, w) -> pictures (B, 8h, 8w, 3) in [0, 1]."""
+    return (model.vae.decode(latents) / 2 + 0.5).clamp(0, 1).movedim(1, -1)
+
+
+def check(settings: Settings, timestep_map: TimestepMap) -> None:
+    """Raises ValueError for settings that cannot be sampled with, naming them."""
+    settings.made_sampler()
+    check_strength(timestep_map.strength, "The strength")
+    if not 1 <= settings.steps <= TRAIN_STEPS:
+        raise ValueError(f"The number of steps is {settings.steps}: it is between 1 and {TRAIN_STEPS}.")
+    if settings.height % (2 * FACTOR) or settings.width % (2 * FACTOR) or min(settings.height, settings.width) <= 0:
+        raise ValueError(f"The picture's size is {settings.width} x {settings.height}: both are multiples of {2 * FACTOR}.")
+
+
+@torch.no_grad()
+def sample_demo(
+    model: DemoModel, prompt: str, timestep_map: TimestepMap, seeds: Sequence[int], settings: Settings | None = None
+) -> Result:
+    """Sample one picture of ``prompt`` for each seed. The same seed gives the same picture in every batch.
+
+    The record keeps previews of a few steps. Raises ValueError for settings or targets that do not fit.
+    """
+    settings = settings or Settings()
+    check(settings, timestep_map)
+    height, width = settings.height // FACTOR, settings.width // FACTOR
+    plan = make_plan(timestep_map, height, width)
+    positions = token_positions(model, prompt, plan.words)
+    cond, uncond = model.encode_text([prompt, settings.negative]).split(1)
+    alphas = alphas_cumprod()
+    host = DiffusersHost(model.unet, alphas, PREDICTION, cond, uncond, settings.cfg, positions)
+    last = sigma_of_alphas(alphas)[0].item() if plan.paper else 0.0
+    clock = make_clock(alphas, timesteps(settings.steps, plan.paper), plan.paper, last)
+    last_word = max(zip(positions, plan.words, strict=True), key=lambda found: found[0][-1], default=(None, None))[1]
+    sampler = settings.made_sampler()
+
+    shape = (len(seeds), height, width)
+    x = next(seeded_noise(seeds, (LATENT_CHANNELS, height, width)))
+
+    def noise(followed: Plan) -> Noise:
+        drawn = seeded_noise(seeds, (LATENT_CHANNELS, height, width))
+        next(drawn)
+        return lambda sigma, sigma_next: next(drawn)
+
+    record = RunRecord(settings.steps, previews=True)
+    latents = generate(
+        host, clock, plan, shape, sampler, lambda sigma: x * (1 + sigma**2).sqrt(), noise, last_word, record
+    )  # fmt: skip
+    latents = latents / (1 + last**2) ** 0.5
+    return Result(decode(model, latents), latents, plan, record)
