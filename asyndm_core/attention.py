@@ -87,9 +87,7 @@ def watching(layers: Sequence[Layer], seen: Seen) -> Iterator[None]:
             for attention in layer.attentions:
                 query: list[Tensor] = []
                 hooks.callback(attention.to_q.register_forward_hook(_remember_query(query)).remove)
-                hooks.callback(
-                    attention.to_k.register_forward_hook(_report_key(query, size, attention.heads, seen)).remove
-                )
+                hooks.callback(attention.to_k.register_forward_hook(_report_key(query, size, attention.heads, seen)).remove)
         yield
 
 

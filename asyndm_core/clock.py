@@ -60,9 +60,7 @@ class Clock:
 
     def to(self, device: torch.device) -> Self:
         """The same clock on another device."""
-        return replace(
-            self, sigmas=self.sigmas.to(device), positions=self.positions.to(device), grid=self.grid.to(device)
-        )
+        return replace(self, sigmas=self.sigmas.to(device), positions=self.positions.to(device), grid=self.grid.to(device))
 
     def start(self, shape: tuple[int, ...]) -> Tensor:
         """The state of every pixel before the first move: progress ``anchor``. Float32 of the given shape."""

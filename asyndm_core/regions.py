@@ -268,9 +268,7 @@ def assign(plan: Plan, region_weights: Tensor) -> Ownership:
     return Ownership(owner, region_weights)
 
 
-def first_assignment(
-    plan: Plan, last_word: str | None, shape: tuple[int, int, int], device: torch.device
-) -> Ownership:
+def first_assignment(plan: Plan, last_word: str | None, shape: tuple[int, int, int], device: torch.device) -> Ownership:
     """Who owns each pixel before any attention was seen: word regions are everywhere, overlaps settled as always.
 
     In the paper preset, the region of the prompt's last target token (``last_word``) owns every pixel.

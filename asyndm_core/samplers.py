@@ -495,7 +495,6 @@ def find_sampler(name: str) -> Sampler:
     if name not in SAMPLERS:
         names = ", ".join(sorted(SAMPLERS))
         raise UnsupportedSampler(
-            f"The sampler {name!r} has no formula for pixels at different noise levels. "
-            f"Set sampler_name to one of: {names}."
+            f"The sampler {name!r} has no formula for pixels at different noise levels. Set sampler_name to one of: {names}."
         )
     return SAMPLERS[name]

@@ -46,9 +46,7 @@ def load_pack() -> ModuleType:
     args.cpu = True
     import nodes  # noqa: F401  (ComfyUI's: loaded before the pack)
 
-    spec = importlib.util.spec_from_file_location(
-        "asyndm_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
+    spec = importlib.util.spec_from_file_location("asyndm_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
     module = importlib.util.module_from_spec(spec)
     sys.modules["asyndm_pack"] = module
     spec.loader.exec_module(module)

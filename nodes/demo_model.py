@@ -6,7 +6,7 @@ can be seen without a download. Nothing is loaded before the node is executed.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import comfy.clip_model
 import comfy.latent_formats
@@ -53,7 +53,7 @@ class DemoLatents(comfy.latent_formats.LatentFormat):
 class DemoConfig(comfy.supported_models_base.BASE):
     """What ComfyUI asks of a model family."""
 
-    unet_extra_config: dict[str, Any] = {}
+    unet_extra_config: ClassVar[dict[str, Any]] = {}
     memory_usage_factor = 1.0
     custom_operations = DemoOperations
 

@@ -1,0 +1,265 @@
+"""The pack in a real ComfyUI server process: it loads whole, and its templates run to pictures of what they promise."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import nodes
+from demo.scorer import score
+from demo.world import SIZE, Claims, Promise
+
+ROOT = Path(__file__).resolve().parents[2]
+COMFYUI = Path(nodes.__file__).parent
+PACK = "ComfyUI-AsynDM"
+NODES = ("AsynDM_CrossAttentionMask", "AsynDM_TimestepMap", "AsynDM_KSampler", "AsynDM_Apply", "AsynDM_DemoModel")
+WORKFLOWS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "workflows").glob("*.json"))}
+ON_DEMO_MODEL = [n for n, w in WORKFLOWS.items() if any(node["type"] == "AsynDM_DemoModel" for node in w["nodes"])]
+START_SECONDS, RUN_SECONDS = 240, 240
+PROMPT = "a green boat on the sea under two moons"
+PROMISED = Claims("sea", (Promise("boat", "green", 1), Promise("moon", None, 2)), ((0, "under", 1),))
+"""What asyndm_demo asks for, in words and as the scorer reads it."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server: where it answers, and what it has written to its log."""
+
+    url: str
+    log_file: Path
+
+    @property
+    def log(self) -> str:
+        """The log so far."""
+        return self.log_file.read_text(encoding="utf-8", errors="replace")
+
+    def get(self, path: str) -> bytes:
+        """The body of a GET request."""
+        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+            return answer.read()
+
+    def json(self, path: str) -> Any:
+        """The same, read as JSON."""
+        return json.loads(self.get(path))
+
+    def post(self, prompt: dict) -> dict:
+        """The answer to /prompt: with prompt_id where it was queued, with node_errors where it was refused."""
+        body = json.dumps({"prompt": prompt}).encode()
+        request = urllib.request.Request(self.url + "/prompt", body, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.loads(answer.read())
+        except urllib.error.HTTPError as refusal:
+            return json.loads(refusal.read())
+
+    def run(self, prompt: dict) -> dict:
+        """Queue a prompt, wait for it, and return its outputs by node id; the test fails where the run does."""
+        answer = self.post(prompt)
+        assert not answer.get("node_errors") and "prompt_id" in answer, answer
+        end = time.monotonic() + RUN_SECONDS
+        while time.monotonic() < end:
+            entry = self.json(f"/history/{answer['prompt_id']}").get(answer["prompt_id"])
+            if entry and entry["status"]["completed"]:
+                return entry["outputs"]
+            assert not entry or entry["status"]["status_str"] != "error", entry["status"]
+            time.sleep(0.3)
+        pytest.fail(f"The run took more than {RUN_SECONDS} s. The log ends with:\n{self.log[-2000:]}")
+
+    def image(self, entry: dict) -> np.ndarray:
+        """A picture of a run's outputs, uint8 (H, W, 3)."""
+        with Image.open(io.BytesIO(self.get("/view?" + urllib.parse.urlencode(entry)))) as picture:
+            return np.asarray(picture.convert("RGB"))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for all tests of this file, with the pack as its only custom node and a base folder of its own."""
+    base = tmp_path_factory.mktemp("comfyui")
+    for folder in ("custom_nodes", "input", "models", "output", "temp", "user"):
+        (base / folder).mkdir()
+    (base / "custom_nodes" / PACK).symlink_to(ROOT, target_is_directory=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log_file = base / "server.log"
+    command = [
+        sys.executable,
+        "main.py",
+        "--cpu",
+        "--listen",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--disable-auto-launch",
+    ]
+    command += ["--base-directory", str(base), "--database-url", "sqlite:///:memory:", "--disable-api-nodes"]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(command, cwd=COMFYUI, stdout=log, stderr=subprocess.STDOUT, env=environment)
+    running = Server(f"http://127.0.0.1:{port}", log_file)
+    try:
+        _wait_until_it_answers(running, process)
+        yield running
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_it_answers(server: Server, process: subprocess.Popen) -> None:
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            server.get("/system_stats")
+            return
+        except OSError:
+            time.sleep(0.3)
+    pytest.fail(f"ComfyUI did not start. Its log ends with:\n{server.log[-3000:]}")
+
+
+@pytest.fixture(scope="module")
+def object_info(server: Server) -> dict[str, Any]:
+    """What the server says of all its nodes."""
+    return server.json("/object_info")
+
+
+def to_api(workflow: dict, object_info: dict[str, Any]) -> dict:
+    """A template as the frontend would send it: each node's linked inputs and, in their order, its widgets' values."""
+    links = {link[0]: link for link in workflow["links"]}
+    prompt = {}
+    for node in workflow["nodes"]:
+        info = object_info.get(node["type"])
+        if info is None:
+            continue
+        values = iter(node.get("widgets_values", ()))
+        declared = info["input"]
+        inputs: dict[str, Any] = {}
+        for name, spec in itertools.chain(declared.get("required", {}).items(), declared.get("optional", {}).items()):
+            options = spec[1] if len(spec) > 1 else {}
+            if isinstance(spec[0], list) or spec[0] in ("COMBO", "INT", "FLOAT", "STRING", "BOOLEAN"):
+                inputs[name] = next(values)
+                if options.get("control_after_generate"):
+                    next(values)
+        for slot in node["inputs"]:
+            if slot["link"] is not None:
+                _, source, output, *_ = links[slot["link"]]
+                inputs[slot["name"]] = [str(source), output]
+        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+    return prompt
+
+
+def ids_of(prompt: dict, kind: str) -> list[str]:
+    """The ids of a prompt's nodes of one type."""
+    return [number for number, node in prompt.items() if node["class_type"] == kind]
+
+
+def test_the_log_shows_no_error(server: Server) -> None:
+    log = server.log
+    assert PACK in log and "To see the GUI" in log
+    for trouble in ("IMPORT FAILED", "Cannot import", "Traceback", "Error while calling comfy_entrypoint"):
+        assert trouble not in log, log
+
+
+def test_every_node_and_input_explains_itself(object_info: dict[str, Any]) -> None:
+    assert set(NODES) == {name for name in object_info if name.startswith("AsynDM")}
+    for name in NODES:
+        info = object_info[name]
+        assert info["category"] == "AsynDM" and len(info["description"]) > 40
+        for group in info["input"].values():
+            for input_name, spec in group.items():
+                assert len(spec[1].get("tooltip") or "") > 20, f"{name}.{input_name} has no tooltip"
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_every_node_has_a_help_page_that_names_all_inputs_and_outputs(
+    name: str, server: Server, object_info: dict[str, Any]
+) -> None:
+    page = server.get(f"/extensions/{PACK}/docs/{name}.md").decode()
+    info = object_info[name]
+    for word in [*itertools.chain(*info["input"].values()), *info["output_name"]]:
+        assert f"**{word}**" in page, f"{name}.md does not explain {word}"
+
+
+def test_templates_are_offered_with_their_thumbnails(server: Server) -> None:
+    assert set(server.json("/workflow_templates")[PACK]) == set(WORKFLOWS)
+    for name, workflow in WORKFLOWS.items():
+        assert server.json(f"/api/workflow_templates/{PACK}/{name}.json") == workflow
+        assert server.get(f"/api/workflow_templates/{PACK}/{name}.jpg")[:2] == b"\xff\xd8"
+
+
+@pytest.mark.parametrize("name", sorted(set(WORKFLOWS) - set(ON_DEMO_MODEL)))
+def test_nothing_but_the_checkpoint_is_missing(name: str, server: Server, object_info: dict[str, Any]) -> None:
+    prompt = to_api(WORKFLOWS[name], object_info)
+    errors = server.post(prompt)["node_errors"]
+    assert list(errors) == ids_of(prompt, "CheckpointLoaderSimple")
+    assert [error["type"] for entry in errors.values() for error in entry["errors"]] == ["value_not_in_list"]
+
+
+@pytest.mark.parametrize("name", ON_DEMO_MODEL)
+def test_template_runs(name: str, server: Server, object_info: dict[str, Any]) -> None:
+    """It runs unchanged, and every picture node of it has a picture that is not of one colour."""
+    prompt = to_api(WORKFLOWS[name], object_info)
+    outputs = server.run(prompt)
+    for kind in ("SaveImage", "PreviewImage", "MaskPreview", "AsynDM_TimestepMap"):
+        for number in ids_of(prompt, kind):
+            for entry in outputs[number]["images"]:
+                assert server.image(entry).std() > 5, f"{kind} {number} of {name} is blank"
+
+
+def test_the_triplet_tells_three_pictures_apart(server: Server, object_info: dict[str, Any]) -> None:
+    """Its first sampler is the stock one, bit for bit; the other two differ from it and from each other."""
+    prompt = to_api(WORKFLOWS["asyndm_triplet"], object_info)
+    samplers = ids_of(prompt, "AsynDM_KSampler")
+    outputs = server.run(prompt)
+    pictures = [server.image(outputs[number]["images"][0]).astype(int) for number in ids_of(prompt, "SaveImage")]
+
+    stock = {number: node for number, node in prompt.items() if node["class_type"] in ("AsynDM_DemoModel", "PrimitiveInt")}
+    asyn = prompt[samplers[0]]["inputs"]
+    for number in (asyn["negative"][0], asyn["latent_image"][0]):
+        stock[number] = prompt[number]
+    words = prompt[asyn["positive"][0]]["inputs"]
+    stock["positive"] = {"class_type": "CLIPTextEncode", "inputs": {"text": words["text"], "clip": words["clip"]}}
+    kept = ("model", "seed", "steps", "cfg", "sampler_name", "scheduler", "negative", "latent_image", "denoise")
+    inputs = {name: asyn[name] for name in kept} | {"positive": ["positive", 0]}
+    stock["sampler"] = {"class_type": "KSampler", "inputs": inputs}
+    decode = prompt[ids_of(prompt, "VAEDecode")[0]]["inputs"] | {"samples": ["sampler", 0]}
+    stock["decode"] = {"class_type": "VAEDecode", "inputs": decode}
+    stock["save"] = {"class_type": "SaveImage", "inputs": {"images": ["decode", 0], "filename_prefix": "stock"}}
+    ordinary = server.image(server.run(stock)["save"]["images"][0])
+
+    assert np.array_equal(pictures[0], ordinary)
+    for a, b in itertools.combinations(pictures, 2):
+        assert np.abs(a - b).mean() > 1
+
+
+def test_the_demo_shows_what_its_prompt_promises(server: Server, object_info: dict[str, Any]) -> None:
+    """Judged from the pixels of the saved picture, at the size that the model draws; another promise is not kept."""
+    prompt = to_api(WORKFLOWS["asyndm_demo"], object_info)
+    assert [prompt[number]["inputs"]["text"] for number in ids_of(prompt, "AsynDM_CrossAttentionMask")] == [PROMPT]
+    saved = server.run(prompt)[ids_of(prompt, "SaveImage")[0]]["images"][0]
+    picture = np.asarray(Image.fromarray(server.image(saved)).resize((SIZE, SIZE), Image.Resampling.BOX))
+
+    kept = score(picture, PROMISED)
+    assert kept.objects_right and kept.colour_right and kept.place_right, kept
+    other = score(picture, Claims("night", (Promise("house", "red", 1),), ()))
+    assert not other.objects_right and not other.place_right, other
