@@ -92,3 +92,8 @@ def comfy_unet_config() -> dict[str, Any]:
         "legacy": False,
         "adm_in_channels": None,
     }
+
+
+def part_of(state: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """One part of the weights' file: the tensors whose names begin with the prefix, without it, in float32."""
+    return {name[len(prefix) :]: value.float() for name, value in state.items() if name.startswith(prefix)}

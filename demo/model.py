@@ -26,6 +26,7 @@ from .config import (
     TOKENIZER,
     TRAIN_STEPS,
     WEIGHTS,
+    part_of,
     text_config,
     unet_config,
 )
@@ -127,11 +128,6 @@ def load(path: Path = WEIGHTS) -> DemoModel:
         part.load_state_dict(weights)
         part.eval().requires_grad_(False)
     return model
-
-
-def part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with the prefix, without it, in float32."""
-    return {name[len(prefix) :]: value.float() for name, value in state.items() if name.startswith(prefix)}
 
 
 # --- noise ---------------------------------------------------------------------------------------------------------

@@ -15,7 +15,9 @@ from math import cos, pi, sin
 import numpy as np
 from PIL import Image, ImageDraw
 
-SIZE = 128
+from .config import PICTURE_SIZE
+
+SIZE = PICTURE_SIZE
 """Width and height of a picture in pixels."""
 
 INK = (34, 32, 46)

@@ -193,10 +193,6 @@ class DemoVAEObject(comfy.sd.VAE):
 # --- the node --------------------------------------------------------------------------------------------------------
 
 
-def _part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: value.float() for name, value in state.items() if name.startswith(prefix)}
-
-
 def load_demo_model() -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
     """Load the demo model from demo/weights: MODEL, CLIP, VAE.
 
@@ -208,8 +204,8 @@ def load_demo_model() -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, 
             "Install the pack again, with its demo folder."
         )
     state = comfy.utils.load_torch_file(str(config.WEIGHTS), safe_load=True)
-    model = _load_model(_part_of(state, "unet."), state["preview.factors"].float(), state["preview.bias"].float())
-    return model, _load_clip(_part_of(state, "text_encoder.")), DemoVAEObject(_part_of(state, "vae."))
+    model = _load_model(config.part_of(state, "unet."), state["preview.factors"].float(), state["preview.bias"].float())
+    return model, _load_clip(config.part_of(state, "text_encoder.")), DemoVAEObject(config.part_of(state, "vae."))
 
 
 class DemoModel(io.ComfyNode):
