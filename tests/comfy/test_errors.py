@@ -154,12 +154,17 @@ def test_mask_of_a_wrong_shape() -> None:
     says(ValueError, lambda: ksampler(asyn(flat(), regions)), "(1, 1, 8, 8)", "height", "width")
 
 
+def ours(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """What the pack logged. (ComfyUI may warn of models that other tests still hold.)"""
+    return [record for record in caplog.records if record.name == "asyndm"]
+
+
 def test_mask_at_the_size_of_the_picture(caplog: pytest.LogCaptureFixture) -> None:
     """As masks come in ComfyUI: 8 pixels for one of the latents. No warning."""
     large = LEFT.repeat_interleave(8, dim=-1).repeat_interleave(8, dim=-2)
     with caplog.at_level(logging.WARNING, logger="asyndm"):
         assert same(ksampler(asyn(flat(), painted(large))), ksampler(asyn(flat(), painted(LEFT))))
-    assert not caplog.records
+    assert not ours(caplog)
 
 
 @pytest.mark.parametrize("update", ["every step", "fixed"])
@@ -169,7 +174,7 @@ def test_mask_of_other_proportions(update: str, caplog: pytest.LogCaptureFixture
     regions = Regions((Target("fox"),), update=update, mask=wide)
     with caplog.at_level(logging.WARNING, logger="asyndm"):
         stretched = ksampler(asyn(flat(), regions))
-    (record,) = caplog.records
+    (record,) = ours(caplog)
     assert record.name == "asyndm" and "128 x 32" in record.getMessage() and "8 x 8" in record.getMessage()
     assert same(stretched, ksampler(asyn(flat(), Regions((Target("fox"),), update=update, mask=LEFT))))
 
