@@ -114,13 +114,25 @@ class PaperClock(Clock):
         return self.grid.at(state)
 
 
+def _check_table(sigmas: Tensor) -> None:
+    """ValueError for a table without a step, or one that rises: there is no region that could wait for its context."""
+    if sigmas.shape[0] < 2:
+        raise ValueError(f"The table of sigmas has {sigmas.shape[0]} entries: at least one step (2 entries) is needed.")
+    rises = (sigmas[1:] > sigmas[:-1]).nonzero().flatten().tolist()
+    if rises:
+        before, after = sigmas[rises[0] : rises[0] + 2].tolist()
+        raise ValueError(
+            f"The table of sigmas rises in step {rises[0] + 1} (from {before:.4g} to {after:.4g}): asynchronous sampling only "
+            "denoises. Sort the sigmas downwards (Flip Sigmas turns them), or bypass AsynDM for this sampler."
+        )
+
+
 def table_clock(sigmas: Tensor, positions: Tensor, grid: NoiseGrid) -> Clock:
     """The clock of our default: counts in intervals of the table, starts level with it (L = N - 1).
 
-    Raises ValueError for a table without a step.
+    Raises ValueError for a table without a step, or one that rises.
     """
-    if sigmas.shape[0] < 2:
-        raise ValueError(f"The table of sigmas has {sigmas.shape[0]} entries: at least one step (2 entries) is needed.")
+    _check_table(sigmas)
     return Clock(sigmas, positions, grid, Track(end=0.0, unit=1.0, intervals=max(sigmas.shape[0] - 2, 1)))
 
 
@@ -128,8 +140,9 @@ def paper_clock(sigmas: Tensor, positions: Tensor, grid: NoiseGrid) -> PaperCloc
     """The clock of the paper preset: counts in timesteps, and regions lag from before the first evaluation.
 
     The first move is made at step -1, from one interval above the table's first timestep (1001 for N steps of 1000 / N
-    down to 1), so L = N. Raises ValueError where the table is not evenly spaced in timesteps.
+    down to 1), so L = N. Raises ValueError where the table is not evenly spaced in timesteps, has no step or rises.
     """
+    _check_table(sigmas)
     evaluated = positions[:-1].tolist()
     steps = len(evaluated)
     unit = (evaluated[0] - evaluated[-1]) / max(steps - 1, 1)

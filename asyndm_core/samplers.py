@@ -182,7 +182,14 @@ def ddim_split(law: NoiseLaw, sigma: Tensor, sigma_next: Tensor, eta: float) -> 
         up = std / sqrt(a') = eta t sqrt(1 - t^2 / s^2)     and     down = sqrt(t^2 - up^2).
     This is also k-diffusion's ancestral step. Flow models: the same in x / alpha, whose level is sigma / alpha.
     New noise comes at every sigma_next > 0, in the last step too; at sigma_next = 0 the step gives D.
+
+    Where noise explodes, in k-diffusion's order of operations: an inner sigma half-way between two of the model's integer
+    timesteps is decided by the last bit.
     """
+    if not law.flow:
+        s2, t2 = sigma * sigma, sigma_next * sigma_next
+        up = torch.minimum(sigma_next, eta * (t2 * (s2 - t2) / s2).clamp(min=0).sqrt())
+        return Split((t2 - up * up).clamp(min=0).sqrt(), up)
     h = law.log_step(sigma, sigma_next)  # t / s = exp(-h)
     new = (eta * eta * -torch.expm1(-2 * h)).clamp(max=1)
     kept = (1 - eta * eta + eta * eta * (-2 * h).exp()).clamp(min=0)

@@ -203,6 +203,8 @@ class ComfyHost:
         self._latent_size = latent.shape[-2:]
         self._pixels: PixelTimesteps | None = None
         self._watching = False
+        self._every_prediction = False
+        self._input: Tensor | None = None
         self._watched: dict[tuple[Any, int], _Watched] = {}
         self._done: set[tuple[Any, int]] = set()
         self._seen = AttentionSum()
@@ -251,13 +253,11 @@ class ComfyHost:
         return unfold(folded, latent)
 
     def watch_only(self) -> None:
-        """Read attention in every call from now on, without maps: for stock sampling that is to be looked at."""
-        self._watching = True
+        """Read attention in every prediction from now on, without maps: for stock sampling that is to be looked at.
 
-    def take_attention(self) -> Tensor | None:
-        """What was seen since the last time (see ``watch_only``)."""
-        seen, self._seen, self._done = self._seen.mean(), AttentionSum(), set()
-        return seen
+        ``attention`` is the latest prediction's. ComfyUI's samplers report a step before its second prediction, if any.
+        """
+        self._watching, self._every_prediction = True, True
 
     def _layers_to_read(self) -> list[Layer]:
         layers = cross_attention_layers(self.unet)
@@ -284,6 +284,8 @@ class ComfyHost:
     ) -> Any:
         """Send the map along with every cond, and note which conds are to be watched in this call."""
         if self._watching:
+            if self._every_prediction and x is not self._input:  # one prediction may call this more than once
+                self._input, self._seen, self._done = x, AttentionSum(), set()
             self._watched = self._conds_to_watch(conds)
         if self._pixels is not None:
             index = self._pixels.index[:, None]
@@ -455,7 +457,7 @@ def _watch_stock(
     shape = (noise.shape[0], *noise.shape[-2:])
 
     def report(step: int, denoised: Tensor, x: Tensor, steps: int) -> None:
-        seen = host.take_attention() if host is not None else None
+        seen = host.attention() if host is not None else None
         level = torch.full(shape, float(step), device=x.device)
         on_step(Snapshot(step, x, denoised, None, level, torch.full_like(level, -1, dtype=torch.long), seen))
         if callback is not None:

@@ -144,6 +144,15 @@ def test_cfg_1() -> None:
     watch.check(lambda calls: expected(calls, 0, POSITIONS), steps=2)
 
 
+@pytest.mark.parametrize("mode", ["asynchronous", "synchronous"])
+def test_two_evaluations_a_step(mode: str) -> None:
+    """A step's attention is its first evaluation's, in our loop and in ComfyUI's own."""
+    watch = Watch()
+    ksampler(asyn(recorded(model(), watch.calls), on_step=watch, mode=mode), "heun", "simple", 3, image=latent(SIZE, SIZE))
+    assert [len(calls) for _, calls in watch.steps] == [len(BLOCKS), 2 * len(BLOCKS), 2 * len(BLOCKS)]
+    watch.check(lambda calls: expected(calls[-len(BLOCKS) :], 0, POSITIONS), steps=3)
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_little_memory(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One cond per call of the model."""

@@ -244,6 +244,13 @@ def test_option_without_a_formula() -> None:
         says(ValueError, lambda: custom(asyn(flat()), churned, sigmas), "euler", "s_churn")
 
 
+def test_a_table_that_rises() -> None:
+    """As for unsampling: Flip Sigmas before the sampler."""
+    rising = torch.tensor([0.0001, 1.0, 3.0, 10.0])
+    with untouched(flat()):
+        says(ValueError, lambda: custom(asyn(flat()), comfy.samplers.ksampler("euler"), rising), "rises", "Flip Sigmas")
+
+
 def test_the_paper_preset_needs_its_schedule() -> None:
     with untouched(flat()):
         says(ValueError, lambda: ksampler(asyn(flat(), preset="paper")), "paper", "ddim_uniform", "default")

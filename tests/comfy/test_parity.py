@@ -133,6 +133,14 @@ def test_our_loop_on_level_pixels_is_stock(sampler: str, scheduler: str) -> None
     assert difference(ours, stock) < TOLERANCE
 
 
+@pytest.mark.parametrize("steps", [2, 6])
+def test_inner_sigma_half_way_between_timesteps(steps: int) -> None:
+    """The last bit of an inner sigma decides which of two timesteps the model is told."""
+    stock = ksampler(flat(), "dpm_2_ancestral", "normal", steps=steps)
+    ours = ksampler(plain(flat(), NO_STRENGTH, strength=0.0), "dpm_2_ancestral", "normal", steps=steps)
+    assert difference(ours, stock) < TOLERANCE
+
+
 @pytest.mark.parametrize("size, batch", [((17, 23), 3), ((33, 47), 1)])
 def test_odd_sizes_and_batches(size: tuple[int, int], batch: int) -> None:
     image = latent(*size, batch=batch)

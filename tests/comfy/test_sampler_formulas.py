@@ -183,14 +183,15 @@ def test_uniform_maps_are_comfyui_in_float32(name: str, model: str, kind: str) -
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_float32_is_near_the_exact_formula(name: str, model: str, kind: str) -> None:
-    """Also on the tables where ComfyUI's own float32 is up to 8e-4 away from its float64 (few steps, large jumps)."""
+    """No further from float64 than ComfyUI's own float32, which is up to 8e-4 away (few steps, large jumps)."""
     model_sampling = MODELS[model]()
     sigmas = table(model_sampling, kind)
     x = begin(model_sampling, sigmas)
     draws = {} if SAMPLERS[name].noise == "none" or name == "ddim" else {"noise_sampler": draws_of(x.double())}
     expected, _ = run_comfy(name, model_sampling, x.double(), sigmas.double(), draws)
     actual, _ = run_ours(SAMPLERS[name], law_of(model_sampling), x, sigmas, draws_of(x))
-    assert distance(actual.double(), expected) < 2 * TOLERANCE
+    stock, _ = run_comfy(name, model_sampling, x, sigmas, {key: draws_of(x) for key in draws})
+    assert distance(actual.double(), expected) < distance(stock.double(), expected) + 2 * TOLERANCE
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5])

@@ -70,6 +70,8 @@ def base_model(family: type, config: dict[str, Any], kind: ModelType, **settings
             parameter.data = 0.8 * random / parameter[0].numel() ** 0.5
         else:
             parameter.data = 0.1 * random + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
+    for buffer in model.diffusion_model.buffers():  # ComfyUI leaves them as memory was, for a checkpoint to fill
+        buffer.data = 0.1 * torch.randn(buffer.shape, generator=generator)
     return model.eval()
 
 

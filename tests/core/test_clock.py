@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -187,3 +188,10 @@ def test_grid_rounds_half_to_even_and_clamps(grid: NoiseGrid) -> None:
     """As torch.round and the authors' code; timesteps beyond the grid are its ends."""
     picked = grid.at(torch.tensor([0.5, 1.5, 2.5, -3.0, 1200.0]))
     assert torch.equal(picked, grid.sigmas[[0, 2, 2, 0, 999]])
+
+
+@pytest.mark.parametrize("build", [table_clock, paper_clock])
+def test_a_table_that_rises_is_refused(build: Callable, grid: NoiseGrid) -> None:
+    table = torch.tensor([3.0, 2.0, 2.5, 0.0])
+    with pytest.raises(ValueError, match="rises in step 2 .from 2 to 2.5.*Flip Sigmas"):
+        build(table, torch.tensor([900.0, 600.0, 300.0, 0.0]), grid)
