@@ -193,5 +193,5 @@ def test_grid_rounds_half_to_even_and_clamps(grid: NoiseGrid) -> None:
 @pytest.mark.parametrize("build", [table_clock, paper_clock])
 def test_a_table_that_rises_is_refused(build: Callable, grid: NoiseGrid) -> None:
     table = torch.tensor([3.0, 2.0, 2.5, 0.0])
-    with pytest.raises(ValueError, match="rises in step 2 .from 2 to 2.5.*Flip Sigmas"):
+    with pytest.raises(ValueError, match=r"rises in step 2 \(from 2 to 2.5\).*Flip Sigmas"):
         build(table, torch.tensor([900.0, 600.0, 300.0, 0.0]), grid)
