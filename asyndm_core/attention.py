@@ -41,8 +41,8 @@ def fit_columns(columns: Tensor, tokens: int) -> Tensor:
 def probabilities(query: Tensor, key: Tensor, heads: int, columns: Tensor) -> Tensor:
     """Attention probability of each word at each query, mean over heads: softmax(q k^T / sqrt(d)) columns.
 
-    query: (B, queries, heads x d); key: (B, tokens, heads x d); columns: (tokens, words). Returns (B, words, queries)
-    float32. The softmax runs over all tokens, as in the model.
+    query: (B, queries, heads x d); key: (B, tokens, heads x d); columns: (tokens, words), or (B, tokens, words) for a
+    prompt of each item's own. Returns (B, words, queries) float32. The softmax runs over all tokens, as in the model.
     """
     q = query.unflatten(-1, (heads, -1)).transpose(1, 2)
     k = key.unflatten(-1, (heads, -1)).transpose(1, 2)

@@ -1,7 +1,7 @@
 """The cost of AsynDM: a sampling step of ours against stock ComfyUI's, in turn, on the same random weights.
 
-    python benchmarks/speed.py                      # SD1.5-size UNet, 64x64 latents, CFG
-    python benchmarks/speed.py --size 32 --runs 5
+    python -m benchmarks.speed                      # SD1.5-size UNet, 64x64 latents, CFG
+    python -m benchmarks.speed --size 32 --runs 5
 
 Needs a ComfyUI (COMFYUI_PATH, else ~/comfy/ComfyUI) and its requirements. Prints the median step times with their spread,
 their ratio, and the ratio of peak memory (each arm in a process of its own). Ours reads attention at every step and
@@ -11,20 +11,15 @@ has as many distinct timesteps as the words' masks make.
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import os
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from itertools import pairwise
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-COMFYUI = Path(os.environ.get("COMFYUI_PATH", "~/comfy/ComfyUI")).expanduser()
+from .real_comfyui import ROOT, load_pack
 
 MEMORY_STEPS = 4
 """Enough for one step with a map of timesteps."""
@@ -36,21 +31,6 @@ SD15 = {
     "use_linear_in_transformer": False, "context_dim": 768, "num_heads": 8, "use_spatial_transformer": True,
     "legacy": False, "adm_in_channels": None,
 }  # fmt: skip
-
-
-def load_pack() -> ModuleType:
-    """ComfyUI on the CPU, and the pack as ComfyUI loads it."""
-    sys.path.insert(0, str(COMFYUI))
-    from comfy.cli_args import args
-
-    args.cpu = True
-    import nodes  # noqa: F401  (ComfyUI's: loaded before the pack)
-
-    spec = importlib.util.spec_from_file_location("asyndm_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["asyndm_pack"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def random_model() -> Any:
@@ -117,8 +97,8 @@ class Bench:
 
 def peak_memory(arm: str, size: int, steps: int) -> float:
     """Peak resident memory (GiB) of a process that runs one arm."""
-    command = [sys.executable, __file__, "--arm", arm, "--size", str(size), "--steps", str(steps)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    command = [sys.executable, "-m", "benchmarks.speed", "--arm", arm, "--size", str(size), "--steps", str(steps)]
+    return float(subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout.split()[-1])
 
 
 def main() -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from asyndm_core.attention import token_columns
 from asyndm_core.hosts.diffusers import DiffusersHost, make_clock, sigma_of_alphas
 from asyndm_core.record import RunRecord
 from asyndm_core.regions import Plan, Target, TimestepMap, check_strength, make_plan
-from asyndm_core.run import generate
+from asyndm_core.run import Snapshot, generate
 from asyndm_core.samplers import SAMPLERS, Noise, Sampler, UnsupportedSampler, find_sampler
 from asyndm_core.tokens import Piece, content_phrases, find_phrase, parse_targets, unknown_word
 
@@ -112,37 +113,50 @@ def check(settings: Settings, timestep_map: TimestepMap) -> None:
 
 
 @torch.no_grad()
+def sample_plan(
+    model: DemoModel, prompts: Sequence[str], columns: Tensor, plan: Plan, seeds: Sequence[int], settings: Settings,
+    last_word: str | None = None, on_step: Callable[[Snapshot], None] | None = None,
+) -> Tensor:  # fmt: skip
+    """The latents (B, 12, h, w) of one picture for each seed. The same seed gives the same picture in every batch.
+
+    prompts: one for all seeds, or one for each. columns: (tokens, words) or (B, tokens, words) of the plan's words.
+    last_word: see ``run.start``.
+    """
+    height, width = settings.height // FACTOR, settings.width // FACTOR
+    cond, uncond = model.encode_text([*prompts, settings.negative]).split([len(prompts), 1])
+    alphas = alphas_cumprod()
+    host = DiffusersHost(model.unet, alphas, PREDICTION, cond, uncond, settings.cfg, columns)
+    last = sigma_of_alphas(alphas)[0].item() if plan.paper else 0.0
+    clock = make_clock(alphas, timesteps(settings.steps, plan.paper), plan.paper, last)
+    shape = (LATENT_CHANNELS, height, width)
+    x = next(seeded_noise(seeds, shape))
+
+    def noise(followed: Plan) -> Noise:
+        drawn = seeded_noise(seeds, shape)
+        next(drawn)
+        return lambda sigma, sigma_next: next(drawn)
+
+    latents = generate(
+        host, clock, plan, (len(seeds), height, width), settings.made_sampler(), lambda sigma: x * (1 + sigma**2).sqrt(),
+        noise, last_word, on_step,
+    )  # fmt: skip
+    return latents / (1 + last**2) ** 0.5
+
+
+@torch.no_grad()
 def sample_demo(
     model: DemoModel, prompt: str, timestep_map: TimestepMap, seeds: Sequence[int], settings: Settings | None = None
 ) -> Result:
-    """Sample one picture of ``prompt`` for each seed. The same seed gives the same picture in every batch.
+    """Sample one picture of ``prompt`` for each seed.
 
     The record keeps previews of a few steps. Raises ValueError for settings or targets that do not fit.
     """
     settings = settings or Settings()
     check(settings, timestep_map)
-    height, width = settings.height // FACTOR, settings.width // FACTOR
-    plan = make_plan(timestep_map, height, width)
+    plan = make_plan(timestep_map, settings.height // FACTOR, settings.width // FACTOR)
     positions = token_positions(model, prompt, plan.words)
-    cond, uncond = model.encode_text([prompt, settings.negative]).split(1)
-    alphas = alphas_cumprod()
-    host = DiffusersHost(model.unet, alphas, PREDICTION, cond, uncond, settings.cfg, positions)
-    last = sigma_of_alphas(alphas)[0].item() if plan.paper else 0.0
-    clock = make_clock(alphas, timesteps(settings.steps, plan.paper), plan.paper, last)
     last_word = max(zip(positions, plan.words, strict=True), key=lambda found: found[0][-1], default=(None, None))[1]
-    sampler = settings.made_sampler()
-
-    shape = (len(seeds), height, width)
-    x = next(seeded_noise(seeds, (LATENT_CHANNELS, height, width)))
-
-    def noise(followed: Plan) -> Noise:
-        drawn = seeded_noise(seeds, (LATENT_CHANNELS, height, width))
-        next(drawn)
-        return lambda sigma, sigma_next: next(drawn)
-
     record = RunRecord(settings.steps, previews=True)
-    latents = generate(
-        host, clock, plan, shape, sampler, lambda sigma: x * (1 + sigma**2).sqrt(), noise, last_word, record
-    )  # fmt: skip
-    latents = latents / (1 + last**2) ** 0.5
+    columns = token_columns(positions, MAX_TOKENS)
+    latents = sample_plan(model, [prompt], columns, plan, seeds, settings, last_word, record)
     return Result(decode(model, latents), latents, plan, record)

@@ -108,11 +108,14 @@ class Group:
     things: tuple[Thing, ...]
     colour_named: bool = True
 
+    @property
+    def noun(self) -> str:
+        """The kind as the sentence says it, such as 'boats'."""
+        return self.kind if len(self.things) == 1 else PLURALS[self.kind]
+
     def phrase(self) -> str:
         """The group in words, such as 'two green boats'."""
-        count = len(self.things)
-        noun = self.kind if count == 1 else PLURALS[self.kind]
-        return " ".join([NUMBERS[count], *([self.colour] if self.colour_named else []), noun])
+        return " ".join([NUMBERS[len(self.things)], *([self.colour] if self.colour_named else []), self.noun])
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,8 @@ class DiffusersHost:
     """One run of a diffusers UNet with classifier-free guidance. Implements ``run.Host``.
 
     alphas_cumprod: (T,). prediction_type: "epsilon" or "v_prediction". cond, uncond: (1 or B, tokens, C) embeddings.
-    words: for each word of the plan, in its order, the positions of its tokens in ``cond``.
+    words: for each word of the plan, in its order, the positions of its tokens in ``cond``; or, where each image has a
+    prompt of its own, the columns themselves (B, tokens, words), see ``token_columns``.
     added_cond, added_uncond: SDXL's ``added_cond_kwargs`` (text_embeds, time_ids) of each.
     Raises ValueError for a UNet or a prediction type that it cannot serve.
     """
@@ -118,7 +119,7 @@ class DiffusersHost:
         cond: Tensor,
         uncond: Tensor,
         guidance_scale: float,
-        words: Sequence[Sequence[int]] = (),
+        words: Sequence[Sequence[int]] | Tensor = (),
         added_cond: Mapping[str, Tensor] | None = None,
         added_uncond: Mapping[str, Tensor] | None = None,
     ) -> None:
@@ -134,9 +135,10 @@ class DiffusersHost:
         self.cond, self.uncond = cond, uncond
         self.guidance_scale = guidance_scale
         self.added = (added_uncond, added_cond)
-        self.columns = token_columns(words, cond.shape[1]).to(cond.device)
+        columns = words if isinstance(words, Tensor) else token_columns(words, cond.shape[1])
+        self.columns = columns.to(cond.device)
         layers = cross_attention_layers(unet)
-        self.layers = layers[choose_factor(list(layers))] if words else []
+        self.layers = layers[choose_factor(list(layers))] if columns.shape[-1] else []
         log_sigma = sigma_of_alphas(alphas_cumprod.float()).log()
         self.boundaries = (log_sigma[1:] + log_sigma[:-1]) / 2
         self._seen = AttentionSum()

@@ -1,0 +1,1 @@
+"""Measurements: what the method costs (speed) and what it gains (alignment)."""

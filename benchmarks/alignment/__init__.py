@@ -1,0 +1,1 @@
+"""Does asynchronous denoising follow the prompt better? Measured on the demo model: python -m benchmarks.alignment."""
