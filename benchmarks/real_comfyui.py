@@ -1,4 +1,4 @@
-"""A real ComfyUI on the CPU in this process, and the pack in it as ComfyUI loads it."""
+"""A real ComfyUI in this process, and the pack in it as ComfyUI loads it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ def found() -> bool:
 
 
 @cache
-def load_pack() -> ModuleType:
-    """ComfyUI on the CPU, and the pack, as module ``asyndm_pack``. Raises FileNotFoundError without a ComfyUI."""
+def load_pack(cpu: bool = True) -> ModuleType:
+    """ComfyUI (on the CPU unless told otherwise) with the pack as module ``asyndm_pack``, which is returned.
+
+    Raises FileNotFoundError without a ComfyUI.
+    """
     if not found():
         raise FileNotFoundError(f"There is no ComfyUI at {COMFYUI}: set COMFYUI_PATH to a ComfyUI with its requirements.")
     sys.path.insert(0, str(COMFYUI))
     from comfy.cli_args import args
 
-    args.cpu = True
+    args.cpu = cpu
     import nodes  # noqa: F401  (ComfyUI's: loaded before the pack)
 
     spec = importlib.util.spec_from_file_location("asyndm_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
