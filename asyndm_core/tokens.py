@@ -15,19 +15,19 @@ _WEIGHT = re.compile(r":\s*[-+]?(\d+\.?\d*|\.\d+)\s*(?=\))")
 _STRENGTH = re.compile(r"^(?P<text>.*\S)\s*:\s*(?P<strength>[-+]?(\d+\.?\d*|\.\d+|nan|inf))$", re.DOTALL | re.IGNORECASE)
 _WORD = re.compile(r"embedding:[^\s,()]+|[^\W_]+(?:['’-]{1,2}[^\W_]+)*|[.,;:!?|/]")
 
-_FUNCTION_WORDS = frozenset(
+FUNCTION_WORDS = frozenset(
     "a an the this that these those some any each every no and or but nor so as of to in on at by for from with without "
     "into onto over under above below behind beside between near next left right front back top bottom around across "
     "through along against inside outside during while is are was were be been being has have had do does did it its "
     "their his her my your our he she they we you i who which what where when there here very really quite too also "
     "one two three four five six seven eight nine ten many several few".split()
 )
-_STYLE_WORDS = frozenset(
+STYLE_WORDS = frozenset(
     "masterpiece best high highly low quality detailed ultra extremely intricate photo photograph photography picture "
     "image painting drawing illustration render rendering sketch artwork art style realistic photorealistic hd uhd 4k "
     "8k hdr cinematic lighting sharp focus bokeh trending artstation background foreground scene view closeup".split()
 )
-_PLACE_WORDS = frozenset("in at during inside outside".split())
+PLACE_WORDS = frozenset("in at during inside outside".split())
 
 
 class Piece(NamedTuple):
@@ -87,9 +87,9 @@ def content_phrases(prompt: str) -> list[str]:
     opened_by = ""
     for word in [*_WORD.findall(plain_text(prompt)), "."]:
         lower = word.lower()
-        if lower in _FUNCTION_WORDS or lower in _STYLE_WORDS or not (len(word) > 1 or word.isalnum()):
+        if lower in FUNCTION_WORDS or lower in STYLE_WORDS or not (len(word) > 1 or word.isalnum()):
             if run:
-                (places if opened_by in _PLACE_WORDS else phrases).append(" ".join(run))
+                (places if opened_by in PLACE_WORDS else phrases).append(" ".join(run))
                 opened_by = ""
             run = []
             if lower not in ("a", "an", "the"):

@@ -1,0 +1,105 @@
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+
+import { css, regionColour } from "../../web/lib/colours.mjs";
+import { leftAt, planned, progressLine, strengthThrough } from "../../web/lib/curves.mjs";
+import { bytes, heatPixels, opaque, ownerPixels, thinned } from "../../web/lib/frames.mjs";
+import * as prompt from "../../web/lib/prompt.mjs";
+
+const golden = JSON.parse(readFileSync(new URL("./golden.json", import.meta.url), "utf8"));
+const lists = {
+  functionWords: new Set(golden.words.function),
+  styleWords: new Set(golden.words.style),
+  placeWords: new Set(golden.words.place),
+};
+
+test("every schedule is Python's to 1e-6", () => {
+  assert.ok(golden.schedules.length > 150);
+  for (const { steps, curve, strength, paper, line } of golden.schedules) {
+    const ours = progressLine(steps, curve, strength, paper);
+    assert.equal(ours.length, line.length);
+    ours.forEach((q, n) => assert.ok(Math.abs(q - line[n]) < 1e-6, `${curve} ${strength} N=${steps} ${paper} step ${n}: ${q} is not ${line[n]}`));
+  }
+});
+
+test("regions of a chain are Python's", () => {
+  for (const { layers, regions } of golden.plans) {
+    assert.deepEqual(planned(layers).map(({ name, curve, strength }) => ({ name, curve, strength })), regions);
+  }
+  const [first, second] = planned(golden.plans[0].layers);
+  assert.deepEqual([first.layer, first.target, second.target], [0, 0, 1]);
+});
+
+test("dragging finds the strength whose curve goes through the point", () => {
+  for (const curve of ["quadratic", "piecewise linear", "exponential"]) {
+    for (const strength of [0, 0.23, 0.5, 0.91, 1]) {
+      const left = leftAt(progressLine(20, curve, strength), 0.52);
+      assert.ok(Math.abs(strengthThrough(0.52, left, 20, curve) - strength) <= 0.011, `${curve} ${strength}`);
+    }
+  }
+  assert.equal(strengthThrough(0.5, 2, 20, "quadratic"), 1);
+  assert.equal(strengthThrough(0.5, -1, 20, "quadratic"), 0);
+});
+
+test("colours are Python's", () => {
+  golden.colours.palette.forEach((wanted, index) => {
+    regionColour(index, golden.colours.table).forEach((byte, channel) => assert.ok(Math.abs(byte - wanted[channel]) <= 0.51));
+  });
+  assert.equal(css([1, 2, 3], 0.5), "rgba(1, 2, 3, 0.5)");
+});
+
+test("plain text, words and automatic targets are Python's", () => {
+  for (const { prompt: text, plain, words, phrases } of golden.prompts) {
+    assert.equal(prompt.plainText(text), plain);
+    const found = prompt.pieces(plain);
+    assert.deepEqual([...new Set(found.filter((piece) => piece.word).map((piece) => piece.text))], words);
+    found.forEach((piece) => assert.equal(plain.slice(piece.start, piece.end), piece.text));
+    assert.deepEqual(prompt.contentPhrases(text, lists), phrases);
+  }
+});
+
+test("typed targets are read as Python reads them", () => {
+  for (const { typed, targets } of golden.typed) {
+    const ours = prompt.parseTargets(typed);
+    assert.deepEqual(ours.map(({ text, strength }) => ({ text, strength })), targets);
+    assert.ok(ours.every((target) => target.problem === null));
+    assert.deepEqual(prompt.parseTargets(prompt.formatTargets(ours)), ours);
+  }
+});
+
+test("what the server would refuse is marked, not dropped", () => {
+  assert.deepEqual(prompt.parseTargets("fox:1.5, hat, Hat, sun:nan").map((t) => t.problem), ["range", null, "twice", "range"]);
+});
+
+test("occurrences, phrases and lost words", () => {
+  const found = prompt.pieces(prompt.plainText("a Red fox and a (red fox:1.2), a red hat"));
+  const targets = prompt.parseTargets("red fox, red, wolf");
+  const { owner, lost } = prompt.mark(found, targets);
+  assert.deepEqual(owner, [-1, 0, 0, -1, -1, 0, 0, -1, -1, 1, -1]);
+  assert.deepEqual(lost, [false, false, true]);
+  assert.equal(prompt.phraseBetween(found, 1, 2), "Red fox");
+  assert.equal(prompt.phraseBetween(found, 2, 1), "Red fox");
+  assert.equal(prompt.phraseBetween(found, 6, 10), "fox");
+  assert.equal(prompt.phraseBetween(found, 10, 5), "a red hat");
+});
+
+test("a click makes a target, another unmakes it", () => {
+  const once = prompt.toggled(prompt.parseTargets("hat:0.4"), "red fox");
+  assert.equal(prompt.formatTargets(once), "hat:0.4, red fox");
+  assert.equal(prompt.formatTargets(prompt.toggled(once, "HAT")), "red fox");
+  assert.equal(prompt.formatTargets(prompt.withStrength(once, 1, 0.333)), "hat:0.4, red fox:0.33");
+  assert.equal(prompt.formatTargets(prompt.withStrength(once, 0, null)), "hat, red fox");
+  assert.equal(prompt.formatTargets(prompt.withStrength(once, 0, 7)), "hat:1, red fox");
+});
+
+test("maps become pixels", () => {
+  assert.deepEqual([...bytes("AAH/")], [0, 1, 255]);
+  assert.deepEqual([...opaque(new Uint8ClampedArray([1, 2, 3, 4, 5, 6]))], [1, 2, 3, 255, 4, 5, 6, 255]);
+  const colours = [[10, 20, 30], [40, 50, 60]];
+  assert.deepEqual([...ownerPixels([0, 1, 2], colours, 1)], [0, 0, 0, 0, 10, 20, 30, 255, 40, 50, 60, 255]);
+  assert.deepEqual([...ownerPixels([1, 2, 3], colours, 1, 1)], [0, 0, 0, 0, 40, 50, 60, 255, 0, 0, 0, 0]);
+  assert.deepEqual([...heatPixels([0, 200], [1, 2, 3], 0.5)], [1, 2, 3, 0, 1, 2, 3, 100]);
+  assert.deepEqual(thinned([0, 1, 2, 3, 4, 5, 6, 7, 8], 3), [0, 4, 8]);
+  assert.deepEqual(thinned([1, 2], 3), [1, 2]);
+});

@@ -1,0 +1,158 @@
+"""The pure part of the web side against Python's: numbers that Python makes (golden.json), read by ``node --test``.
+
+``python tests/web/test_web.py`` writes golden.json anew.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+
+import torch
+
+from asyndm_core import tokens
+from asyndm_core.clock import Clock
+from asyndm_core.curves import CURVES
+from asyndm_core.pictures import COLOURS, palette, plain_clock
+from asyndm_core.regions import MODES, Regions, Target, TimestepMap, make_plan
+
+GOLDEN = HERE / "golden.json"
+PROMPTS = (
+    "a green boat on the sea, in winter",
+    "masterpiece, (red fox:1.3) with a \\(small\\) hat | best quality",
+    "at night in a meadow",
+    "",
+    "A Rabbit's tea-party; embedding:my_style two cats_and dogs, 4 x 4!",
+    "ein großer Bär – 狐 und “mirrors”",
+)
+TYPED = ("", "rabbit, basketball:0.4", " red  fox : .5 ,\nhat:1\n", "a:b, c:0.25:0.5", "tea-party, Rabbit's", "x, y,, z:+1.")
+
+
+def exact_line(clock: Clock, curve: str, strength: float) -> list[float]:
+    """``pictures.progress_line`` in float64."""
+    state = clock.start(()).double()
+    line = []
+    for step in range(clock.anchor, clock.steps):
+        if step >= 0:
+            line.append(float(clock.progress(state, step)))
+        state = clock.advance(state, step, curve, strength)
+    return [*line, float(clock.progress(state, clock.steps))]
+
+
+def schedules() -> list[dict[str, Any]]:
+    """Progress lines of every curve, for few and many steps, by both presets."""
+    clocks = [(steps, paper, plain_clock(steps, paper)) for steps in (1, 2, 3, 20, 50) for paper in (False, True) if steps > 1 or not paper]
+    return [
+        {"steps": steps, "curve": curve, "strength": k, "paper": paper, "line": exact_line(clock, curve, k)}
+        for steps, paper, clock in clocks
+        for curve in CURVES
+        for k in (0.0, 0.15, 0.4, 0.8, 1.0)
+    ]
+
+
+def plans() -> list[dict[str, Any]]:
+    """Chains of timestep maps and the regions that they make."""
+    rabbit, ball, sky = Target("rabbit"), Target("ball", 0.25), Target("sky", 0.9)
+    mask = torch.ones(4, 4)
+    chains: list[list[dict[str, Any]]] = [
+        [{"targets": (rabbit, ball)}],
+        [{"targets": (rabbit,), "mode": "concave"}, {"targets": (sky,), "curve": "exponential", "strength": 0.3}],
+        [{"targets": (ball,), "mode": "synchronous"}, {"targets": (sky, rabbit), "strength": 0.5}],
+        [{"targets": (rabbit, ball), "mask": mask, "mask_mode": "limit"}],
+        [{"targets": (rabbit,), "mask": mask, "mask_mode": "add"}, {"targets": (), "mask": mask, "mask_mode": "replace"}],
+        [{"targets": (), "mask": mask, "mask_mode": "replace", "mode": "concave", "strength": 0.6}],
+    ]
+    result = []
+    for chain in chains:
+        timestep_map, layers = None, []
+        for given in chain:
+            layer = {"curve": "quadratic", "strength": 0.7, "mode": MODES[0], "mask": None, "mask_mode": "limit", **given}
+            regions = Regions(layer["targets"], mask=layer["mask"], mask_mode=layer["mask_mode"])
+            timestep_map = TimestepMap(regions, layer["curve"], layer["strength"], layer["mode"], previous=timestep_map)
+            layers.append(
+                {
+                    "targets": [{"text": t.text, "strength": t.strength} for t in layer["targets"]],
+                    "curve": layer["curve"],
+                    "strength": layer["strength"],
+                    "mode": layer["mode"],
+                    "painted": layer["mask"] is not None,
+                    "maskMode": layer["mask_mode"],
+                }
+            )
+        assert timestep_map is not None
+        made = [{"name": r.name, "curve": r.curve, "strength": r.strength} for r in make_plan(timestep_map, 4, 4).regions]
+        result.append({"layers": layers, "regions": made})
+    return result
+
+
+def golden() -> dict[str, Any]:
+    """All that the JavaScript has to agree with."""
+    return {
+        "schedules": schedules(),
+        "plans": plans(),
+        "colours": {"table": COLOURS, "palette": (palette(28) * 255).tolist()},
+        "words": {
+            "function": sorted(tokens.FUNCTION_WORDS),
+            "style": sorted(tokens.STYLE_WORDS),
+            "place": sorted(tokens.PLACE_WORDS),
+        },
+        "prompts": [
+            {
+                "prompt": prompt,
+                "plain": tokens.plain_text(prompt),
+                "words": tokens.prompt_words(prompt),
+                "phrases": tokens.content_phrases(prompt),
+            }
+            for prompt in PROMPTS
+        ],
+        "typed": [
+            {"typed": typed, "targets": [{"text": t.text, "strength": t.strength} for t in tokens.parse_targets(typed)]}
+            for typed in TYPED
+        ],
+    }
+
+
+def rounded(value: Any) -> Any:
+    """Numbers to ten digits, tuples as lists: what is written down."""
+    if isinstance(value, dict):
+        return {key: rounded(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(entry) for entry in value]
+    return round(value, 10) if isinstance(value, float) else value
+
+
+def test_golden_is_what_python_says() -> None:
+    """To 1e-8, so that it holds on other machines."""
+    written, now = json.loads(GOLDEN.read_text(encoding="utf-8")), rounded(golden())
+    for entry, fresh in zip(written["schedules"], now["schedules"], strict=True):
+        assert entry.pop("line") == pytest.approx(fresh.pop("line"), abs=1e-8), entry
+        assert entry == fresh
+    for entry, fresh in zip(written["colours"].pop("palette"), now["colours"].pop("palette"), strict=True):
+        assert entry == pytest.approx(fresh, abs=1e-3)
+    assert written == now, "run: python tests/web/test_web.py"
+
+
+def test_javascript_agrees() -> None:
+    """``node --test`` over the pure modules."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("tests/web needs Node.js 20 or newer: install it (Debian: apt install nodejs) to test web/lib")
+    files = sorted(str(path) for path in HERE.glob("*.test.mjs"))
+    done = subprocess.run([node, "--test", *files], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert "# fail 0" in done.stdout or "ℹ fail 0" in done.stdout
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps(rounded(golden()), ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")

@@ -1,0 +1,79 @@
+/**
+ * The schedules of asyndm_core/curves.py and clock.py, for one pixel: a state counts down to the end of the track.
+ * Pure functions. tests/web compares them with the Python side to 1e-6.
+ */
+
+const linear = (state, rest, strength, track) => state - (state - track.end) / rest;
+
+/** The curves by their names in the widget: (state, rest, strength, track) -> the next state. */
+export const CURVES = {
+  quadratic: (state, rest, strength, track) =>
+    linear(state, rest, strength, track) + strength * ((track.unit / track.intervals) * (rest - 1)),
+  "piecewise linear": (state, rest, strength, track) =>
+    Math.min(state - (1 - strength) * track.unit, track.end + (1 + strength) * (track.unit * (rest - 1))),
+  exponential: (state, rest, strength, track) => {
+    const straight = (1 - strength) * track.unit;
+    const bend = Math.expm1(1 / track.intervals) / Math.expm1(rest / track.intervals);
+    return state - straight - (state - track.end - straight * rest) * bend;
+  },
+  linear,
+};
+
+/**
+ * The progress of a pixel that follows one curve all the time, at every step: N + 1 numbers from 0 to N.
+ * @param {number} steps N >= 1
+ * @param {string} curve a name of CURVES; strength in [0, 1]
+ * @param {boolean} paper as the paper preset counts: regions lag from one interval before the first step
+ */
+export function progressLine(steps, curve, strength, paper = false) {
+  const anchor = paper ? -1 : 0;
+  const track = { end: 0, unit: 1, intervals: paper ? steps : Math.max(steps - 1, 1) };
+  let state = steps - 1 - anchor;
+  const line = [];
+  for (let step = anchor; step < steps; step++) {
+    if (step >= 0) line.push(steps - 1 - state);
+    const rest = steps - 1 - step;
+    const moved = rest <= 1 ? track.end : CURVES[curve](state, rest, strength, track);
+    state = Math.min(Math.max(moved, track.end), state);
+  }
+  return [...line, steps];
+}
+
+/** What is left of the schedule, in [0, 1], at a share of the run in [0, 1]; straight between the steps. */
+export function leftAt(line, share) {
+  const steps = line.length - 1;
+  const position = Math.min(Math.max(share, 0), 1) * steps;
+  const low = Math.min(Math.floor(position), steps - 1);
+  return 1 - (line[low] + (line[low + 1] - line[low]) * (position - low)) / steps;
+}
+
+/** The strength whose curve comes nearest to the point (share of the run, what is left), to 0.01: for dragging. */
+export function strengthThrough(share, left, steps, curve, paper = false) {
+  let low = 0;
+  let high = 1;
+  for (let n = 0; n < 30; n++) {
+    const middle = (low + high) / 2;
+    if (leftAt(progressLine(steps, curve, middle, paper), share) < left) low = middle;
+    else high = middle;
+  }
+  return Math.round(((low + high) / 2) * 100) / 100;
+}
+
+/**
+ * The regions of a chain of timestep maps, first listed first, as asyndm_core/regions.py makes its plan.
+ * @param {{targets: {text: string, strength: number | null}[], curve: string, strength: number, mode: string,
+ *   painted: boolean, maskMode: string}[]} layers the earliest first
+ * @returns {{name: string, curve: string, strength: number, layer: number, target: number | null}[]} target: which of
+ *   its layer's targets it is (null: the painted mask, or all pixels)
+ */
+export function planned(layers) {
+  return layers.flatMap(({ targets, curve, strength, mode, painted, maskMode }, layer) => {
+    const of = (name, k, target = null) => ({ name, curve, strength: k, layer, target });
+    if (mode === "synchronous") return [];
+    const words = painted && maskMode === "replace" ? [] : targets;
+    const own = words.map((target, index) => of(target.text, target.strength ?? strength, index));
+    if (mode === "concave") return [of("all pixels", own.length ? Math.max(...own.map((r) => r.strength)) : strength)];
+    const mask = painted && maskMode !== "limit" ? [of("painted", strength)] : [];
+    return [...own, ...mask];
+  });
+}
