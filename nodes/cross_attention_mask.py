@@ -7,9 +7,19 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
+from ..asyndm_core.pictures import COLOURS
 from ..asyndm_core.regions import MASK_MODES, UPDATES, Regions
+from ..asyndm_core.tokens import FUNCTION_WORDS, PLACE_WORDS, STYLE_WORDS
 from .conditioning import annotate, find_targets
 from .types import ADVANCED, CATEGORY, RegionsSocket
+
+FOR_THE_SCREEN: dict[str, Any] = {
+    "colours": COLOURS,
+    "function_words": sorted(FUNCTION_WORDS),
+    "style_words": sorted(STYLE_WORDS),
+    "place_words": sorted(PLACE_WORDS),
+}
+"""Sent with the node's definition, so that the word picker (web/) need not know these a second time."""
 
 
 class CrossAttentionMask(io.ComfyNode):
@@ -43,6 +53,7 @@ class CrossAttentionMask(io.ComfyNode):
                         "'rabbit, basketball:0.4'. More targets make more of the picture wait. Good: 1 to 3 things that "
                         "matter. Empty: the prompt's content words are chosen and shown."
                     ),
+                    extra_dict={"asyndm": FOR_THE_SCREEN},
                 ),
                 io.Float.Input(
                     "threshold",
@@ -147,4 +158,5 @@ class CrossAttentionMask(io.ComfyNode):
         )  # fmt: skip
         if words and not targets.strip():
             shown += " (chosen automatically)"
-        return io.NodeOutput(conditioning, regions, ui=ui.PreviewText(shown))
+        picker = {"text": text, "targets": targets}
+        return io.NodeOutput(conditioning, regions, ui={**ui.PreviewText(shown).as_dict(), "asyndm": [picker]})

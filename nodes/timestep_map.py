@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..asyndm_core.curves import CURVES
-from ..asyndm_core.pictures import palette, plain_clock, schedule_plot
 from ..asyndm_core.regions import MODES, PRESETS, Regions, TimestepMap, check_strength, make_plan
 from .types import ADVANCED, CATEGORY, RegionsSocket, TimestepMapSocket
 
-PLOT_STEPS = 20
-PLOT_LATENT = (8, 8)
-"""The plot shows the shape of the schedules; steps and latents are the sampler's to know."""
+ANY_LATENT = (8, 8)
+"""For a trial plan: the node that joins maps that disagree is the one to say so, whatever the sampler's latents."""
 
 
 class TimestepMapNode(io.ComfyNode):
@@ -90,9 +88,9 @@ class TimestepMapNode(io.ComfyNode):
         previous: TimestepMap | None = None,
         preset: str = PRESETS[0],
     ) -> io.NodeOutput:
-        """Put regions, curve and strength together, and draw the schedule."""
+        """Put regions, curve and strength together, and tell the plot on the node."""
         check_strength(strength, "The strength of Asynchronous Timestep Map")
         timestep_map = TimestepMap(regions, curve, strength, mode, preset, previous)
-        regions = make_plan(timestep_map, *PLOT_LATENT).regions
-        plot = schedule_plot(plain_clock(PLOT_STEPS, preset == "paper"), regions, palette(len(regions)))
-        return io.NodeOutput(timestep_map, ui=ui.PreviewImage(plot[None], cls=cls))
+        make_plan(timestep_map, *ANY_LATENT)
+        schedule = {"curve": curve, "strength": strength, "mode": mode, "preset": preset}
+        return io.NodeOutput(timestep_map, ui={"asyndm": [schedule]})

@@ -14,23 +14,14 @@ from types import ModuleType
 
 import pytest
 
+sys.path.append(str(Path(__file__).parent))
+from comfy_process import comfyui_path
+
 ROOT = Path(__file__).resolve().parents[2]
-DEFAULT = Path("~/comfy/ComfyUI").expanduser()
 MISSING = (
     "tests/comfy skipped: no ComfyUI found. Set COMFYUI_PATH to a ComfyUI folder (with its requirements installed), "
     "or let comfy-cli install one to ~/comfy/ComfyUI."
 )
-
-
-def comfyui_path() -> Path | None:
-    """The ComfyUI to test against, or None. UsageError if COMFYUI_PATH is set to something else."""
-    named = os.environ.get("COMFYUI_PATH")
-    path = Path(named).expanduser() if named else DEFAULT
-    if (path / "comfy" / "samplers.py").is_file() and (path / "nodes.py").is_file():
-        return path
-    if named:
-        raise pytest.UsageError(f"COMFYUI_PATH is {named}, but there is no ComfyUI (no comfy/samplers.py, nodes.py).")
-    return None
 
 
 PATH = comfyui_path()
@@ -47,7 +38,6 @@ def load_pack() -> ModuleType:
 
 if PATH is not None:
     sys.path.insert(0, str(PATH))
-    sys.path.append(str(Path(__file__).parent))
     from comfy.cli_args import args
 
     args.cpu = True

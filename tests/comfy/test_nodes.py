@@ -260,8 +260,11 @@ def test_a_graph_through_the_executor(installed: None) -> None:
     assert kept["timeline"].min() >= 0 and kept["timeline"].max() <= 1 and kept["timeline"].std() > 0.01
     announced = {data["node"]: data["output"] for event, data in server.sent if event == "executed"}
     assert {"mask", "map", "ours"} <= announced.keys()
+    assert announced["ours"]["images"]
     assert "fox" in announced["mask"]["text"][0] and "hat:0.4" in announced["mask"]["text"][0]
-    assert announced["map"]["images"] and announced["ours"]["images"]
+    assert announced["mask"]["asyndm"] == [{"text": "a red fox with a hat", "targets": "fox, hat:0.4"}]
+    schedule = {"curve": "quadratic", "strength": 0.7, "mode": "asynchronous", "preset": "default"}
+    assert announced["map"]["asyndm"] == [schedule]
     conditioning = clip().encode_from_tokens_scheduled(clip().tokenize("a red fox with a hat"))
     negative = clip().encode_from_tokens_scheduled(clip().tokenize("blurry"))
     stock = ksampler(model(), scheduler="simple", steps=3, positive=conditioning, negative=negative, image=latent(12, 8, 2))

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from comfy_process import PACK, Server, start
 from PIL import Image
 
 import nodes
@@ -28,113 +19,19 @@ from demo.world import SIZE, Claims, Promise
 
 ROOT = Path(__file__).resolve().parents[2]
 COMFYUI = Path(nodes.__file__).parent
-PACK = "ComfyUI-AsynDM"
 NODES = ("AsynDM_CrossAttentionMask", "AsynDM_TimestepMap", "AsynDM_KSampler", "AsynDM_Apply", "AsynDM_DemoModel")
 WORKFLOWS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "workflows").glob("*.json"))}
 ON_DEMO_MODEL = [n for n, w in WORKFLOWS.items() if any(node["type"] == "AsynDM_DemoModel" for node in w["nodes"])]
-START_SECONDS, RUN_SECONDS = 240, 240
 PROMPT = "a green boat on the sea under two moons"
 PROMISED = Claims("sea", (Promise("boat", "green", 1), Promise("moon", None, 2)), ((0, "under", 1),))
 """What asyndm_demo asks for, in words and as the scorer reads it."""
 
 
-@dataclass(frozen=True)
-class Server:
-    """A running server: where it answers, and what it has written to its log."""
-
-    url: str
-    log_file: Path
-
-    @property
-    def log(self) -> str:
-        """The log so far."""
-        return self.log_file.read_text(encoding="utf-8", errors="replace")
-
-    def get(self, path: str) -> bytes:
-        """The body of a GET request."""
-        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
-            return answer.read()
-
-    def json(self, path: str) -> Any:
-        """The same, read as JSON."""
-        return json.loads(self.get(path))
-
-    def post(self, prompt: dict) -> dict:
-        """The answer to /prompt: with prompt_id where it was queued, with node_errors where it was refused."""
-        body = json.dumps({"prompt": prompt}).encode()
-        request = urllib.request.Request(self.url + "/prompt", body, {"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return json.loads(answer.read())
-        except urllib.error.HTTPError as refusal:
-            return json.loads(refusal.read())
-
-    def run(self, prompt: dict) -> dict:
-        """Queue a prompt, wait for it, and return its outputs by node id; the test fails where the run does."""
-        answer = self.post(prompt)
-        assert not answer.get("node_errors") and "prompt_id" in answer, answer
-        end = time.monotonic() + RUN_SECONDS
-        while time.monotonic() < end:
-            entry = self.json(f"/history/{answer['prompt_id']}").get(answer["prompt_id"])
-            if entry and entry["status"]["completed"]:
-                return entry["outputs"]
-            assert not entry or entry["status"]["status_str"] != "error", entry["status"]
-            time.sleep(0.3)
-        pytest.fail(f"The run took more than {RUN_SECONDS} s. The log ends with:\n{self.log[-2000:]}")
-
-    def image(self, entry: dict) -> np.ndarray:
-        """A picture of a run's outputs, uint8 (H, W, 3)."""
-        with Image.open(io.BytesIO(self.get("/view?" + urllib.parse.urlencode(entry)))) as picture:
-            return np.asarray(picture.convert("RGB"))
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all tests of this file, with the pack as its only custom node and a base folder of its own."""
-    base = tmp_path_factory.mktemp("comfyui")
-    for folder in ("custom_nodes", "input", "models", "output", "temp", "user"):
-        (base / folder).mkdir()
-    (base / "custom_nodes" / PACK).symlink_to(ROOT, target_is_directory=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log_file = base / "server.log"
-    command = [
-        sys.executable,
-        "main.py",
-        "--cpu",
-        "--listen",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--disable-auto-launch",
-    ]
-    command += ["--base-directory", str(base), "--database-url", "sqlite:///:memory:", "--disable-api-nodes"]
-    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
-    with log_file.open("wb") as log:
-        process = subprocess.Popen(command, cwd=COMFYUI, stdout=log, stderr=subprocess.STDOUT, env=environment)
-    running = Server(f"http://127.0.0.1:{port}", log_file)
-    try:
-        _wait_until_it_answers(running, process)
+    """One server for all tests of this file."""
+    with start(COMFYUI, tmp_path_factory.mktemp("comfyui")) as running:
         yield running
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _wait_until_it_answers(server: Server, process: subprocess.Popen) -> None:
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            server.get("/system_stats")
-            return
-        except OSError:
-            time.sleep(0.3)
-    pytest.fail(f"ComfyUI did not start. Its log ends with:\n{server.log[-3000:]}")
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +117,7 @@ def test_template_runs(name: str, server: Server, object_info: dict[str, Any]) -
     """It runs unchanged, and every picture node of it has a picture that is not of one colour."""
     prompt = to_api(WORKFLOWS[name], object_info)
     outputs = server.run(prompt)
-    for kind in ("SaveImage", "PreviewImage", "MaskPreview", "AsynDM_TimestepMap"):
+    for kind in ("SaveImage", "PreviewImage", "MaskPreview"):
         for number in ids_of(prompt, kind):
             for entry in outputs[number]["images"]:
                 assert server.image(entry).std() > 5, f"{kind} {number} of {name} is blank"

@@ -1,0 +1,34 @@
+/** ComfyUI's door to the web side: it only registers. Every node also works without any of it. */
+
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { addPicker } from "./ui/picker.mjs";
+import { addSchedule } from "./ui/schedule.mjs";
+import { readSettings } from "./ui/settings.mjs";
+import { refreshSoon } from "./ui/view.mjs";
+
+const style = document.createElement("link");
+style.rel = "stylesheet";
+style.href = new URL("./asyndm.css", import.meta.url).href;
+document.head.append(style);
+
+const VIEWS = {
+  AsynDM_CrossAttentionMask: addPicker,
+  AsynDM_TimestepMap: addSchedule,
+};
+
+app.registerExtension({
+  name: "AsynDM",
+  setup() {
+    api.addEventListener("graphChanged", refreshSoon);
+  },
+  beforeRegisterNodeDef(nodeType, nodeData) {
+    if (nodeData.name === "AsynDM_CrossAttentionMask") readSettings(nodeData);
+  },
+  nodeCreated(node) {
+    VIEWS[node.comfyClass]?.(node);
+  },
+  afterConfigureGraph() {
+    refreshSoon();
+  },
+});

@@ -1,0 +1,103 @@
+/** A piece of our own on a node: one DOM widget, last in the node, that shows values and keeps none. */
+
+import { app } from "../../../scripts/app.js";
+import { keepRun } from "./regions.mjs";
+
+const views = new Set();
+let count = 0;
+let waiting = false;
+
+/** Bring all views up to date, once, before the next frame. */
+export function refreshSoon() {
+  if (waiting) return;
+  waiting = true;
+  requestAnimationFrame(() => {
+    waiting = false;
+    for (const { node, refresh } of views) if (node.graph) refresh();
+  });
+}
+
+/** Call more after a callback of this one node, whatever was there before. */
+function after(node, name, more) {
+  const before = node[name];
+  node[name] = function (...args) {
+    const result = before?.apply(this, args);
+    more.apply(this, args);
+    return result;
+  };
+}
+
+/** A new element with a class and, if given, text and a tooltip. */
+export function element(tag, className, text = "", title = "") {
+  const made = document.createElement(tag);
+  made.className = className;
+  if (text) made.textContent = text;
+  if (title) made.title = title;
+  if (tag === "button") made.type = "button";
+  return made;
+}
+
+/**
+ * Put a body on a node. refresh repaints it from the graph; it is called whenever the graph may have changed.
+ */
+export function addView(node, name, body, refresh) {
+  const frame = element("div", "asyndm");
+  frame.append(body);
+  frame.tabIndex = -1;
+  frame.dataset.testid = name;
+  frame.addEventListener("keydown", (event) => event.stopPropagation());
+  frame.addEventListener("pointerdown", (event) => event.button === 0 && event.stopPropagation());
+  let height = 40;
+  const widget = node.addDOMWidget(name, `${name}#${count++}`, frame, {
+    serialize: false,
+    hideOnZoom: false,
+    hideInPanel: true,
+    socketless: true,
+    getValue: () => "",
+    setValue: () => {},
+    getMinHeight: () => height,
+    getMaxHeight: () => height,
+  });
+  widget.serialize = false;
+  new ResizeObserver(() => {
+    const wanted = Math.ceil(body.offsetHeight) + 6;
+    if (!body.isConnected || wanted === height || body.offsetHeight === 0) return;
+    height = wanted;
+    makeRoom(node);
+  }).observe(body);
+
+  const view = { node, refresh };
+  views.add(view);
+  after(node, "onAdded", () => views.add(view));
+  after(node, "onRemoved", () => views.delete(view));
+  after(node, "onConfigure", refreshSoon);
+  after(node, "onConnectionsChange", refreshSoon);
+  after(node, "onExecuted", (output) => {
+    if (output?.asyndm?.[0]) keepRun(node, output.asyndm[0]);
+    refreshSoon();
+  });
+  for (const other of node.widgets) if (other !== widget) after(other, "callback", refreshSoon);
+  refreshSoon();
+  return widget;
+}
+
+/** On the classic canvas a node does not grow by itself when a view in it does. */
+function makeRoom(node) {
+  const needed = node.computeSize()[1];
+  if (!window.LiteGraph.vueNodesMode && node.size[1] < needed) node.setSize([node.size[0], needed]);
+  node.graph?.setDirtyCanvas(true, true);
+}
+
+/** Set a widget of a node as if a person had. */
+export function setWidget(node, name, value) {
+  const widget = node.widgets.find((entry) => entry.name === name);
+  widget.value = value;
+  widget.callback?.(value, app.canvas, node);
+  node.graph?.setDirtyCanvas(true, true);
+}
+
+/** Make the change so far one step of undo. */
+export function remember() {
+  const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
+  (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
+}
