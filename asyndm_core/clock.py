@@ -67,6 +67,11 @@ class Clock:
         state = self.track.end + self.track.unit * (self.steps - 1 - self.anchor)
         return torch.full(shape, state, dtype=torch.float32, device=self.sigmas.device)
 
+    def start_at(self, denoise: Tensor) -> Tensor:
+        """The state where a run of ``denoise`` (any shape, in (0, 1]) starts: progress N (1 - denoise), E at the most."""
+        rest = (self.steps * denoise - 1).clamp(min=0)
+        return self.track.end + self.track.unit * rest
+
     def advance(self, state: Tensor, step: int, curve: str, strength: Strength) -> Tensor:
         """The state after the move of ``step`` along ``curve`` with ``strength``: never back, never past the end.
 

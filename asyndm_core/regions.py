@@ -50,7 +50,11 @@ class Regions:
 
 @dataclass(frozen=True, eq=False)
 class TimestepMap:
-    """A set of regions with its schedule; ``previous`` maps come first where strengths are equal."""
+    """A set of regions with its schedule; ``previous`` maps come first where strengths are equal.
+
+    region_denoise, background_denoise: how much of the given latents the regions and the rest replace, in [0, 1]: each
+    starts where a run of that denoise would. 0 keeps its pixels as they are.
+    """
 
     regions: Regions
     curve: str = "quadratic"
@@ -58,6 +62,8 @@ class TimestepMap:
     mode: str = "asynchronous"
     preset: str = "default"
     previous: TimestepMap | None = None
+    region_denoise: float = 1.0
+    background_denoise: float = 1.0
 
     @property
     def chain(self) -> list[TimestepMap]:
@@ -69,13 +75,18 @@ class TimestepMap:
         """All target words of the chain, each once, whatever the modes."""
         return tuple(dict.fromkeys(t.text for layer in self.chain for t in layer.regions.targets))
 
+    @property
+    def denoise(self) -> float:
+        """The greatest denoise of the chain: where the run as a whole starts."""
+        return max(max(layer.region_denoise, layer.background_denoise) for layer in self.chain)
+
 
 @dataclass(frozen=True, eq=False)
 class Region:
     """One region of a run.
 
     name: for pictures. word: the target's text if the region follows attention, else None. mask: painted (B or 1, H, W)
-    at latent size, or None for everywhere.
+    at latent size, or None for everywhere. denoise: in [0, 1], of the run's (see ``Plan``).
     """
 
     name: str
@@ -86,6 +97,12 @@ class Region:
     mask: Tensor | None = None
     grow: int = 0
     feather: float = 0.0
+    denoise: float = 1.0
+
+    @property
+    def soft(self) -> bool:
+        """Whether its weights may lie between 0 and 1: grey masks and feathered edges."""
+        return self.mask is not None or self.feather > 0
 
     @property
     def lags(self) -> bool:
@@ -95,11 +112,16 @@ class Region:
 
 @dataclass(frozen=True)
 class Plan:
-    """All regions of a run, first listed first, and how they are read from attention."""
+    """All regions of a run, first listed first, and how they are read from attention.
+
+    background_denoise, and the regions' denoise, are shares of the run's own denoise: 1 starts with the scheduler's
+    table, 0 is never changed.
+    """
 
     regions: tuple[Region, ...] = ()
     fixed: bool = False
     paper: bool = False
+    background_denoise: float = 1.0
     words: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -111,6 +133,16 @@ class Plan:
     def lags(self) -> bool:
         """Whether any pixel can ever fall behind the background."""
         return any(region.lags for region in self.regions)
+
+    @property
+    def level(self) -> bool:
+        """Whether all pixels start at the same noise level: that of the table."""
+        return self.background_denoise == 1 and all(region.denoise == 1 for region in self.regions)
+
+    @property
+    def idle(self) -> bool:
+        """Whether the plan asks for nothing but stock sampling."""
+        return self.level and not self.lags
 
     @property
     def uniform(self) -> Region | None:
@@ -158,22 +190,37 @@ def make_plan(timestep_map: TimestepMap, height: int, width: int) -> Plan:
     ValueError where chained maps disagree on them.
     """
     layers = timestep_map.chain
+    asynchronous = [layer for layer in layers if layer.mode == "asynchronous"]
     for what, values in (
         ("preset", {layer.preset for layer in layers}),
         ("update", {layer.regions.update for layer in layers if layer.regions.targets}),
+        ("background_denoise", {f"{layer.background_denoise:g}" for layer in asynchronous}),
     ):
         if len(values) > 1:
             raise ValueError(
                 f"Chained timestep maps disagree on {what} ({', '.join(sorted(values))}): a run has one. "
                 "Set the same on all of them."
             )
-    regions = tuple(region for layer in layers for region in _regions_of(layer, height, width))
+    whole = timestep_map.denoise
+    regions = tuple(region for layer in layers for region in _regions_of(layer, height, width, whole))
+    background = _share(asynchronous[0].background_denoise, whole) if asynchronous else 1.0
     fixed = any(layer.regions.update == "fixed" for layer in layers)
-    return Plan(regions, fixed=fixed, paper=layers[0].preset == "paper")
+    plan = Plan(regions, fixed, layers[0].preset == "paper", background)
+    if plan.paper and not plan.level:
+        raise ValueError(
+            "The paper preset starts all pixels at the same noise level: set region_denoise and background_denoise of "
+            "Asynchronous Timestep Map to the same value, or the preset to default."
+        )
+    return plan
 
 
-def _regions_of(layer: TimestepMap, height: int, width: int) -> list[Region]:
-    """The regions of one timestep map: none if synchronous, one of all pixels if concave."""
+def _share(denoise: float, whole: float) -> float:
+    """A denoise as a share of the run's; 1 where the run changes nothing at all."""
+    return denoise / whole if whole > 0 else 1.0
+
+
+def _regions_of(layer: TimestepMap, height: int, width: int, whole: float) -> list[Region]:
+    """The regions of one timestep map: none if synchronous, one of all pixels if concave. ``whole``: the run's denoise."""
     asked, curve = layer.regions, layer.curve
     mask = None if asked.mask is None else fit_mask(asked.mask, height, width)
     if layer.mode == "synchronous":
@@ -181,19 +228,21 @@ def _regions_of(layer: TimestepMap, height: int, width: int) -> list[Region]:
     own = [(t, layer.strength if t.strength is None else t.strength) for t in asked.targets]
     if layer.mode == "concave":
         return [Region("all pixels", curve, max([k for _, k in own], default=layer.strength))]
-    painted = [] if mask is None else [Region("painted", curve, layer.strength, mask=mask)]
+    denoise = _share(layer.region_denoise, whole)
+    painted = [] if mask is None else [Region("painted", curve, layer.strength, mask=mask, denoise=denoise)]
     if asked.mask_mode == "replace" and painted:
         return painted
     limit = mask if asked.mask_mode == "limit" else None
     words = [
-        Region(t.text, curve, k, t.text, asked.threshold, limit, asked.grow, asked.feather) for t, k in own
+        Region(t.text, curve, k, t.text, asked.threshold, limit, asked.grow, asked.feather, denoise) for t, k in own
     ]  # fmt: skip
     return words + (painted if asked.mask_mode == "add" else [])
 
 
 def synchronous(plan: Plan) -> Plan:
     """The same words, watched, but nobody lags: the first pass of fixed regions."""
-    return replace(plan, regions=tuple(replace(region, strength=0.0) for region in plan.regions))
+    regions = tuple(replace(region, strength=0.0, denoise=1.0) for region in plan.regions)
+    return replace(plan, regions=regions, background_denoise=1.0)
 
 
 def threshold(attention: Tensor, factor: float) -> Tensor:
@@ -258,12 +307,18 @@ def _per_item(mask: Tensor, batch: int) -> Tensor:
 
 
 def assign(plan: Plan, region_weights: Tensor) -> Ownership:
-    """Overlaps settled: the greater strength (k x weight) owns a pixel, then the first listed; nobody where it is 0."""
+    """Overlaps settled: the greater strength (k x weight) owns a pixel, then the first listed; nobody where it is 0.
+
+    A region with another denoise than the background's owns its pixels at strength 0 too, where no other does.
+    """
     best = region_weights.new_zeros(region_weights.shape[1:])
     owner = torch.full_like(best, -1, dtype=torch.long)
     for index, region in enumerate(plan.regions):
         strength = region.strength * region_weights[index]
-        owner = torch.where(strength > best, index, owner)
+        wins = strength > best
+        if region.denoise != plan.background_denoise:
+            wins = wins | ((region_weights[index] > 0) & (owner < 0))
+        owner = torch.where(wins, index, owner)
         best = torch.maximum(best, strength)
     return Ownership(owner, region_weights)
 
@@ -279,3 +334,15 @@ def first_assignment(plan: Plan, last_word: str | None, shape: tuple[int, int, i
             if region.word is not None and region.word != last_word:
                 region_weights[index] = 0
     return assign(plan, region_weights)
+
+
+def denoise_map(plan: Plan, owned: Ownership) -> Tensor:
+    """Each pixel's own denoise at the start, (B, H, W) in [0, 1]: its owner's, towards the background's where it is soft."""
+    background = torch.full(owned.owner.shape, plan.background_denoise, device=owned.owner.device)
+    denoise = background
+    for index, region in enumerate(plan.regions):
+        own = torch.full_like(background, region.denoise)
+        if region.soft:
+            own = background.lerp(own, owned.weights[index])
+        denoise = torch.where(owned.owner == index, own, denoise)
+    return denoise

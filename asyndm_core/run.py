@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .attention import AttentionSum
 from .clock import Clock
-from .regions import Ownership, Plan, assign, first_assignment, synchronous, weights
+from .regions import Ownership, Plan, assign, denoise_map, first_assignment, synchronous, weights
 from .samplers import Noise, NoiseLaw, Prediction, Sampler, Step
 
 
@@ -55,18 +55,27 @@ def move(clock: Clock, plan: Plan, state: Tensor, step: int, owned: Ownership) -
     """The states after the move of ``step``: each pixel by its owner's curve, the background linearly."""
     moved = clock.advance(state, step, "linear", 0.0)
     for index, region in enumerate(plan.regions):
-        soft = region.mask is not None or region.feather > 0
-        strength = region.strength * owned.weights[index] if soft else region.strength
+        strength = region.strength * owned.weights[index] if region.soft else region.strength
         moved = torch.where(owned.owner == index, clock.advance(state, step, region.curve, strength), moved)
     return moved
 
 
 class Now(NamedTuple):
-    """Where a run stands before a step: the states (B, H, W), their sigmas (B, 1, H, W), and who owns each pixel."""
+    """Where a run stands before a step: the states (B, H, W), their sigmas (B, 1, H, W), and who owns each pixel.
+
+    kept (B, H, W): pixels that are clean from the start and never change, at sigma 0 and progress N; None: there are none.
+    """
 
     state: Tensor
     sigma: Tensor
     owned: Ownership
+    kept: Tensor | None = None
+
+
+def levels(clock: Clock, state: Tensor, step: int, kept: Tensor | None) -> Tensor:
+    """The sigmas (B, 1, H, W) of the states at ``step``; 0 where pixels are kept."""
+    sigma = clock.sigma(state, step)[:, None]
+    return sigma if kept is None else sigma.masked_fill(kept[:, None], 0.0)
 
 
 def start(
@@ -82,10 +91,14 @@ def start(
         owned = first_assignment(plan, last_word, shape, device)
     else:
         owned = assign(plan, weights(plan, attention, shape, device))
+    if not plan.level:
+        denoise = denoise_map(plan, owned)
+        state, kept = clock.start_at(denoise), denoise == 0
+        return Now(state, levels(clock, state, 0, kept), owned, kept)
     state = clock.start(shape)
     for step in range(clock.anchor, 0):
         state = move(clock, plan, state, step, owned)
-    return Now(state, clock.sigma(state, 0)[:, None], owned)
+    return Now(state, levels(clock, state, 0, None), owned)
 
 
 def noise_table(clock: Clock, plan: Plan) -> Tensor:
@@ -130,6 +143,8 @@ def _report(
 ) -> None:  # fmt: skip
     if on_step is not None:
         progress = clock.progress(now.state, step)
+        if now.kept is not None:
+            progress = progress.masked_fill(now.kept, float(clock.steps))
         on_step(Snapshot(step, x, denoised, now.sigma, progress, now.owned.owner, attention))
 
 
@@ -157,7 +172,7 @@ def sample(
     history = sampler.history()
     for step in range(clock.steps):
         state_next = move(clock, plan, now.state, step, now.owned)
-        sigma_next = clock.sigma(state_next, step + 1)[:, None]
+        sigma_next = levels(clock, state_next, step + 1, now.kept)
         model = _Evaluations(host, noise_sigmas[step], watch, partial(_report, on_step, clock, step, now))
         this_step = Step(
             index=step,
@@ -170,8 +185,27 @@ def sample(
         owned = now.owned
         if model.attention is not None:
             owned = assign(plan, weights(plan, model.attention, shape, x.device))
-        now = Now(state_next, sigma_next, owned)
+        now = Now(state_next, sigma_next, owned, now.kept)
     return x
+
+
+LOOKS = 4
+"""How many noise levels, evenly spread over the table, the given latents are looked at to find words in them."""
+
+
+def look(host: Host, clock: Clock, shape: tuple[int, int, int], noised: Callable[[Tensor], Tensor]) -> Tensor | None:
+    """Where the plan's words are in the given latents: the mean attention (B, words, h, w) over a few noise levels.
+
+    noised: sigmas (B, 1, H, W) -> the latents at them. None where the host sees no word.
+    """
+    mean = AttentionSum()
+    for step in dict.fromkeys(clock.steps * n // (LOOKS + 1) for n in range(1, LOOKS + 1)):
+        sigma = clock.sigmas[step].expand(shape)[:, None]
+        host.denoise(noised(sigma), sigma, clock.sigmas[step], watch=True)
+        seen = host.attention()
+        if seen is not None:
+            mean.add(seen)
+    return mean.mean()
 
 
 def generate(
@@ -185,22 +219,25 @@ def generate(
     last_word: str | None = None,
     on_step: Callable[[Snapshot], None] | None = None,
 ) -> Tensor:
-    """A whole run on latents of ``shape`` (B, H, W): for fixed regions a synchronous pass first, whose attention they are.
+    """A whole run on latents of ``shape`` (B, H, W). Where regions must be known before it, their words are looked for first.
 
-    noised: sigmas of the start (B, 1, H, W) -> latents at them. noise: a fresh source of noise for each pass, from the
-    same seed. See ``start`` and ``sample`` for the rest.
+    Fixed regions: in a synchronous pass. Regions with a denoise of their own: in the given latents, which they are to
+    change or to keep. noised: sigmas (B, 1, H, W) -> the given latents at them. noise: a fresh source of noise for each
+    pass, from the same seed. See ``start`` and ``sample`` for the rest.
     """
     attention = None
-    if plan.fixed and plan.words:
-        level, mean = synchronous(plan), AttentionSum()
+    if plan.words and not plan.level:
+        attention = look(host, clock, shape, noised)
+    elif plan.words and plan.fixed:
+        even, mean = synchronous(plan), AttentionSum()
 
         def keep(snapshot: Snapshot) -> None:
             if snapshot.attention is not None:
                 mean.add(snapshot.attention)
 
-        begin = start(clock, level, shape)
-        sample(host, noised(begin.sigma), begin, clock, level, sampler, noise(level), keep)
+        begin = start(clock, even, shape)
+        sample(host, noised(begin.sigma), begin, clock, even, sampler, noise(even), keep)
         attention = mean.mean()
     begin = start(clock, plan, shape, attention, last_word)
-    x, fixed = noised(begin.sigma), attention is not None
+    x, fixed = noised(begin.sigma), plan.fixed and attention is not None
     return sample(host, x, begin, clock, plan, sampler, noise(plan), on_step, fixed)

@@ -381,11 +381,14 @@ class Options(NamedTuple):
 
     eta: of the sampler ddim (None: ComfyUI's own ddim, which has none). on_step: gets a snapshot of every step.
     shortcut: whether maps that ask for nothing are left to the stock sampler, bit for bit (off in tests only).
+    cut: whether the sampler's table is that of a whole denoising, of which the map's denoise takes the end; False where
+    it begins at the map's denoise already.
     """
 
     eta: float | None = None
     on_step: Callable[[Snapshot], None] | None = None
     shortcut: bool = True
+    cut: bool = True
 
 
 def apply(model: Any, timestep_map: TimestepMap, options: Options | None = None) -> Any:
@@ -413,7 +416,16 @@ def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
         **kwargs: Any,
     ) -> Tensor:
         plan = make_plan(timestep_map, *noise.shape[-2:])
-        idle = options.shortcut and not plan.lags and not options.eta
+        if not (plan.level and timestep_map.denoise == 1) and not torch.count_nonzero(noise):
+            raise ValueError(
+                "region_denoise or background_denoise of Asynchronous Timestep Map is below 1, and the sampler adds no "
+                "noise (add_noise is disabled): nothing can start at another noise level. Enable it, or set both to 1."
+            )
+        if options.cut:
+            if timestep_map.denoise == 0:
+                return torch.zeros_like(noise) if latent_image is None else latent_image
+            sigmas = sigmas[-1 - max(1, round((len(sigmas) - 1) * timestep_map.denoise)) :]
+        idle = options.shortcut and plan.idle and not options.eta
         if idle or len(sigmas) < 2:
             if options.on_step is not None:
                 extra_args, callback = _watch_stock(guider, extra_args, callback, noise, timestep_map.words, options.on_step)
@@ -488,6 +500,11 @@ class _Run:
             sigmas = torch.cat([sigmas[:-1], guider.inner_model.model_sampling.sigmas[:1].to(sigmas)])
         self.ksampler, self.plan, self.options, self.sigmas, self.noise = ksampler, plan, options, sigmas, noise
         self.latent = torch.zeros_like(noise) if latent is None else latent
+        if not plan.level and not torch.count_nonzero(self.latent):
+            log.warning(
+                "AsynDM: region_denoise and background_denoise differ, and the latent image is empty: what starts below "
+                "the other starts from grey. Connect an encoded picture (VAE Encode) to latent_image."
+            )
         self.seed = extra_args.get("seed")
         self.sampler = sampler_of(ksampler, options.eta)
         self.host = ComfyHost(guider, extra_args, plan.words, noise, self.sampler.needs_uncond)
@@ -520,14 +537,17 @@ class _Run:
         return self.host.sampling.inverse_noise_scaling(self.sigmas[-1], samples)
 
     def _noised(self, sigma: Tensor) -> Tensor:
-        """The latents at the start, at ``sigma`` (B, 1, H, W); all pixels at the table's first but for the paper preset.
+        """The latents at ``sigma`` (B, 1, H, W). At the table's first sigma they are what ComfyUI's sampler starts from.
 
         The paper's runs begin as pure noise of variance 1 at whatever timestep each pixel is.
         """
         if self.plan.paper:
             empty = not torch.count_nonzero(self.latent)
             return self.host.noised(self.noise, self.latent, sigma, max_denoise=empty)
-        return self.host.sampling.noise_scaling(self.sigmas[0], self.noise, self.latent, self.max_denoise)
+        whole = self.host.sampling.noise_scaling(self.sigmas[0], self.noise, self.latent, self.max_denoise)
+        if self.plan.level:
+            return whole
+        return torch.where(sigma < self.sigmas[0], self.host.noised(self.noise, self.latent, sigma), whole)
 
     def _noise_source(self, plan: Plan) -> Callable[[Tensor, Tensor], Tensor]:
         """ComfyUI's own noise for the sampler: the same draws in the same order, from the seed."""

@@ -134,10 +134,11 @@ class AsynDMKSampler(io.ComfyNode):
         if steps < 1:
             raise ValueError(f"steps is {steps}: AsynDM KSampler needs at least 1 step.")
         record = RunRecord(steps, previews=True)
-        options = Options(eta=eta if sampler_name == "ddim" else None, on_step=record)
+        options = Options(eta=eta if sampler_name == "ddim" else None, on_step=record, cut=False)
         patched = apply(model, timestep_map, options)
+        whole = denoise * timestep_map.denoise
         (latent,) = common_ksampler(
-            patched, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=denoise
+            patched, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=whole
         )
         size = latent["samples"].shape[-2:]
         masks = record.masks(*size)

@@ -74,6 +74,32 @@ class TimestepMapNode(io.ComfyNode):
                     ),
                     **ADVANCED,
                 ),
+                io.Float.Input(
+                    "region_denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip=(
+                        "To edit a picture: how much of it the regions replace. 1 draws them anew, 0.5 keeps their rough "
+                        "shapes, 0 keeps them exactly. A share of the sampler's own denoise. Good range 0.6-1."
+                    ),
+                    **ADVANCED,
+                ),
+                io.Float.Input(
+                    "background_denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip=(
+                        "To edit a picture: how much of it everything outside the regions replaces. 0 keeps it exactly, "
+                        "0.3 lets it adapt a little, 1 draws it anew. A share of the sampler's own denoise. Good range 0-0.5."
+                    ),
+                    **ADVANCED,
+                ),
             ],
             outputs=[TimestepMapSocket.Output(display_name="timestep_map")],
         )
@@ -87,10 +113,17 @@ class TimestepMapNode(io.ComfyNode):
         mode: str,
         previous: TimestepMap | None = None,
         preset: str = PRESETS[0],
+        region_denoise: float = 1.0,
+        background_denoise: float = 1.0,
     ) -> io.NodeOutput:
         """Put regions, curve and strength together, and tell the plot on the node."""
         check_strength(strength, "The strength of Asynchronous Timestep Map")
-        timestep_map = TimestepMap(regions, curve, strength, mode, preset, previous)
+        for name, denoise in (("region_denoise", region_denoise), ("background_denoise", background_denoise)):
+            if not 0.0 <= denoise <= 1.0:
+                raise ValueError(
+                    f"{name} of Asynchronous Timestep Map is {denoise}: it is between 0 (kept) and 1 (drawn anew)."
+                )
+        timestep_map = TimestepMap(regions, curve, strength, mode, preset, previous, region_denoise, background_denoise)
         make_plan(timestep_map, *ANY_LATENT)
         schedule = {"curve": curve, "strength": strength, "mode": mode, "preset": preset}
         return io.NodeOutput(timestep_map, ui={"asyndm": [schedule]})

@@ -43,6 +43,8 @@ PROMISE: dict[str, tuple[str, list[tuple[str, str, bool]], list[tuple[str, str]]
             ("mode", "COMBO", False),
             ("previous", "ASYNDM_TIMESTEP_MAP", True),
             ("preset", "COMBO", True),
+            ("region_denoise", "FLOAT", True),
+            ("background_denoise", "FLOAT", True),
         ],
         [("timestep_map", "ASYNDM_TIMESTEP_MAP")],
     ),
@@ -146,7 +148,8 @@ def test_what_the_frontend_gets(schemas: dict[str, io.Schema], node_id: str) -> 
     assert list(node.RETURN_TYPES) == [kind for _, kind in PROMISE[node_id][2]]
     assert list(node.RETURN_NAMES) == [name for name, _ in PROMISE[node_id][2]]
     advanced = {i for i in order if (info.get("optional", {}).get(i, (0, {}))[1] or {}).get("advanced")}
-    assert advanced == {"grow", "feather", "eta", "preview", "preset"} & set(order)
+    hidden = {"grow", "feather", "eta", "preview", "preset", "region_denoise", "background_denoise"}
+    assert advanced == hidden & set(order)
 
 
 # --- the pack in ComfyUI's hands -------------------------------------------------------------------------------------------
