@@ -9,28 +9,38 @@ the model's own. All of it hangs on a copy of the options that ComfyUI gives its
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import comfy.conds
+import comfy.controlnet
 import comfy.model_patcher
-import comfy.model_sampling
 import comfy.patcher_extension
 import comfy.samplers
 import torch
 from comfy.k_diffusion import sampling as k_diffusion
-from comfy.ldm.modules.attention import SpatialTransformer
-from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, ResBlock, UNetModel, Upsample, VideoResBlock
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..asyndm_core.attention import AttentionSum, Layer, choose_factor, fit_columns, probabilities, token_columns, watching
 from ..asyndm_core.clock import Clock, NoiseGrid, paper_clock, table_clock
-from ..asyndm_core.embedding import PixelTimesteps, at_size, distinct, gather
+from ..asyndm_core.embedding import PixelTimesteps, distinct
 from ..asyndm_core.regions import Plan, TimestepMap, make_plan
 from ..asyndm_core.run import Snapshot, generate, noise_table
-from ..asyndm_core.samplers import NoiseLaw, Prediction, Sampler, find_sampler
+from ..asyndm_core.samplers import Prediction, Sampler, find_sampler
+from .comfy_model import (
+    MapControl,
+    check_model,
+    control_chain,
+    cross_attention_layers,
+    fold,
+    noise_law,
+    reads_timestep,
+    told,
+    unfold,
+)
 from .conditioning import ANNOTATION, Annotation, check_words, last_word
 
 log = logging.getLogger("asyndm")
@@ -40,137 +50,7 @@ PIXELS = "asyndm_pixels"
 WrappersMP = comfy.patcher_extension.WrappersMP
 
 
-class UnsupportedModelError(ValueError):
-    """A model that cannot be given a timestep per pixel (yet)."""
-
-
-# --- the model ------------------------------------------------------------------------------------------------------
-
-
-def check_model(model: Any, latent: Tensor) -> UNetModel:
-    """The UNet of a ComfyUI model; UnsupportedModelError with the model's name for every other family."""
-    unet = model.diffusion_model
-    name = f"{type(model).__name__} ({type(unet).__name__})"
-    if not isinstance(unet, UNetModel):
-        raise UnsupportedModelError(
-            f"AsynDM does not support {name}: it needs a UNet of the SD1.x, SD2.x or SDXL family. "
-            "Use another checkpoint, or bypass the AsynDM nodes for this one."
-        )
-    if latent.ndim != 4 or any(isinstance(module, VideoResBlock) for module in unet.modules()):
-        raise UnsupportedModelError(
-            f"AsynDM does not support {name} on latents of shape {tuple(latent.shape)}: it samples images, "
-            "(batch, channels, height, width)."
-        )
-    return unet
-
-
-def cross_attention_layers(unet: UNetModel) -> dict[int, list[Layer]]:
-    """The cross-attention layers of a UNet by how much smaller than the latent they are."""
-    layers: dict[int, list[Layer]] = {}
-    factor = 1
-    for block in (*unet.input_blocks, unet.middle_block, *unet.output_blocks):
-        for module in block or ():
-            resize = module.h_upd if isinstance(module, ResBlock) else module
-            if isinstance(module, SpatialTransformer):
-                attentions = [b.attn2 for b in module.transformer_blocks if getattr(b, "attn2", None) is not None]
-                layers.setdefault(factor, []).append(Layer(module, attentions))
-            elif isinstance(resize, Downsample):
-                factor *= 2
-            elif isinstance(resize, Upsample):
-                factor //= 2
-    return layers
-
-
-def fold(x: Tensor) -> Tensor:
-    """Pixels into the batch: (B, C, H, W) -> (B H W, C, 1, 1), so that one sigma per sample is one per pixel."""
-    return x.movedim(1, -1).reshape(-1, x.shape[1], 1, 1)
-
-
-def unfold(folded: Tensor, like: Tensor) -> Tensor:
-    """``fold`` undone, contiguous (another memory layout would change the convolutions' rounding)."""
-    batch, _, height, width = like.shape
-    return folded.reshape(batch, height, width, -1).movedim(-1, 1).contiguous()
-
-
-class MapSampling(nn.Module):
-    """A ``model_sampling`` for a map of noise levels: the model's own, applied pixel by pixel.
-
-    sigma: (B, H, W). timesteps: (B n,), what the UNet is given. Everything else is the original's.
-    """
-
-    def __init__(self, original: nn.Module, sigma: Tensor, timesteps: Tensor) -> None:
-        super().__init__()
-        object.__setattr__(self, "_original", original)
-        self._sigma = sigma.reshape(-1)
-        self._timesteps = timesteps
-
-    def __getattr__(self, name: str) -> Any:
-        """Attributes of the original."""
-        return getattr(object.__getattribute__(self, "_original"), name)
-
-    def calculate_input(self, sigma: Tensor, noise: Tensor) -> Tensor:
-        """The original's, at the map's sigmas."""
-        return unfold(self._original.calculate_input(self._sigma, fold(noise)), noise)
-
-    def calculate_denoised(self, sigma: Tensor, model_output: Tensor, model_input: Tensor) -> Tensor:
-        """The original's, at the map's sigmas."""
-        denoised = self._original.calculate_denoised(self._sigma, fold(model_output), fold(model_input))
-        return unfold(denoised, model_input)
-
-    def timestep(self, sigma: Tensor) -> Tensor:
-        """The map's distinct timesteps, for each image of the batch."""
-        return self._timesteps
-
-
-@contextmanager
-def map_sampling(model: Any, sampling: nn.Module) -> Iterator[None]:
-    """``sampling`` in the place of the model's ``model_sampling`` while it lasts."""
-    original = model.model_sampling
-    model.model_sampling = sampling
-    try:
-        yield
-    finally:
-        model.model_sampling = original
-
-
-@contextmanager
-def pixel_timesteps(unet: UNetModel, pixels: PixelTimesteps) -> Iterator[None]:
-    """While it lasts, the residual blocks of ``unet`` gather the embedded timesteps (B n rows) to their own pixels."""
-    count = pixels.values.shape[0]
-
-    def per_timestep(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        return output.repeat_interleave(count, dim=0)
-
-    def in_block() -> tuple[Callable, Callable]:
-        size = [0, 0]
-
-        def remember_size(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-            size[:] = output.shape[-2:]
-
-        def to_pixels(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-            return gather(output, at_size(pixels.index, *size))
-
-        return remember_size, to_pixels
-
-    with ExitStack() as hooks:
-        if unet.num_classes is not None:
-            hooks.callback(unet.label_emb.register_forward_hook(per_timestep).remove)
-        for block in unet.modules():
-            if isinstance(block, ResBlock) and not block.skip_t_emb:
-                remember_size, to_pixels = in_block()
-                hooks.callback(block.in_layers[-1].register_forward_hook(remember_size).remove)
-                hooks.callback(block.emb_layers.register_forward_hook(to_pixels).remove)
-        yield
-
-
 # --- the host -------------------------------------------------------------------------------------------------------
-
-
-def noise_law(sampling: Any) -> NoiseLaw:
-    """How signal and noise mix for a ComfyUI ``model_sampling``; flow models are those of class CONST."""
-    if not isinstance(sampling, comfy.model_sampling.CONST):
-        return NoiseLaw(flow=False)
-    return NoiseLaw(True, getattr(sampling, "noise_scale", 1.0), float(sampling.percent_to_sigma(1e-4)))
 
 
 class _Watched(NamedTuple):
@@ -209,6 +89,7 @@ class ComfyHost:
         self._done: set[tuple[Any, int]] = set()
         self._seen = AttentionSum()
         self._uncond: Tensor | None = None
+        self._controls: dict[Any, MapControl] = {}
 
     def inpaint(self, model_k: Any, denoise_mask: Tensor | None) -> None:
         """Take over ComfyUI's own model of masked latents (KSamplerX0Inpaint) and its mask (1 where to denoise)."""
@@ -222,10 +103,13 @@ class ComfyHost:
         return (paper_clock if paper else table_clock)(table, nearest.float(), grid).to(sigmas.device)
 
     def denoise(self, x: Tensor, sigma: Tensor, reference: Tensor | None = None, watch: bool = False) -> Prediction:
-        """See ``run.Host``. A map of one value is a stock call."""
+        """See ``run.Host``. A map that is ``reference`` everywhere is a stock call.
+
+        Where it is another value everywhere, ComfyUI's ranges and hooks still go by ``reference``, as for any map.
+        """
         self._watching, self._seen, self._done = watch, AttentionSum(), set()
         pixels = distinct(sigma[:, 0])
-        uniform = pixels.values.shape[0] == 1
+        uniform = pixels.values.shape[0] == 1 and (reference is None or float(pixels.values) == float(reference.to(x.dtype)))
         self._pixels = None if uniform else pixels
         if uniform:
             scalar = pixels.values.to(x.dtype).expand(x.shape[0])
@@ -301,9 +185,17 @@ class ComfyHost:
             self._done |= self._watched.keys()
             self._watched = {}
 
-    @staticmethod
-    def _with_map(cond: dict, index: Tensor) -> dict:
-        return {**cond, "model_conds": {**cond["model_conds"], PIXELS: comfy.conds.CONDNoiseShape(index)}}
+    def _with_map(self, cond: dict, index: Tensor) -> dict:
+        """A cond with the map beside it, for its ControlNets too. ComfyUI batches conds of the same control object."""
+        cond = {**cond, "model_conds": {**cond["model_conds"], PIXELS: comfy.conds.CONDNoiseShape(index)}}
+        control = cond.get("control")
+        if control is not None:
+            cond["control"] = self._controls.setdefault(control, MapControl(control, PIXELS, self._levels))
+        return cond
+
+    def _levels(self) -> Tensor:
+        """The distinct sigmas of the map in force."""
+        return self._pixels.values
 
     def _conds_to_watch(self, conds: list) -> dict[tuple[Any, int], _Watched]:
         """Annotated conds of this call by (uuid, index of their group), but for the negative's and those already seen.
@@ -334,12 +226,7 @@ class ComfyHost:
         model = executor.class_obj
         with ExitStack() as stack:
             if index is not None and self._pixels is not None:
-                values = self._pixels.values
-                timesteps = model.model_sampling.timestep(values.clamp(min=self.sampling.sigmas[0]))
-                pixels = PixelTimesteps(timesteps, index[:, 0])
-                sampling = MapSampling(model.model_sampling, values[pixels.index], pixels.rows)
-                stack.enter_context(map_sampling(model, sampling))
-                stack.enter_context(pixel_timesteps(model.diffusion_model, pixels))
+                stack.enter_context(told(model, "model_sampling", model.diffusion_model, self._pixels.values, index[:, 0]))
             if any(chunk in self._watched for chunk in chunks):
                 stack.enter_context(watching(self.layers, self._reader(chunks, x)))
             return executor(x, t, *args, **kwargs)
@@ -450,6 +337,17 @@ def _warn_of_stretched_masks(timestep_map: TimestepMap, height: int, width: int)
         )  # fmt: skip
 
 
+def _warn_of_unknown_controls(controls: Sequence[Any]) -> None:
+    """ControlNets for UNets are told every pixel's noise level, T2I adapters need none; of others nothing is known."""
+    chained = [each for control in controls for each in control_chain(control)]
+    unknown = {type(c).__name__ for c in chained if not (reads_timestep(c) or isinstance(c, comfy.controlnet.T2IAdapter))}
+    if unknown:
+        log.warning(
+            "AsynDM: %s is told one noise level for all pixels, so its hint is only approximately right.",
+            " and ".join(sorted(unknown)),
+        )
+
+
 def _positive(guider: Any) -> list[dict]:
     """All conds of a guider but the negative's."""
     return [cond for name, group in guider.conds.items() if name != "negative" for cond in group]
@@ -493,8 +391,7 @@ class _Run:
                 "Differential Diffusion and AsynDM do not go together yet: it decides by one sigma for all pixels which "
                 "of them are kept. Bypass one of the two nodes."
             )
-        if any("control" in cond for cond in conds):
-            log.warning("AsynDM: a ControlNet sees one noise level for all pixels, so its hint is only approximately right.")
+        _warn_of_unknown_controls([cond["control"] for cond in conds if "control" in cond])
         self.authors_end = plan.paper and float(sigmas[-1]) == 0
         if self.authors_end:
             sigmas = torch.cat([sigmas[:-1], guider.inner_model.model_sampling.sigmas[:1].to(sigmas)])

@@ -30,10 +30,11 @@ import comfy.samplers
 import comfy.utils
 import pytest
 import torch
+from asyndm_pack.asyndm_core.embedding import distinct
 from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap
 from asyndm_pack.asyndm_core.run import Snapshot
-from asyndm_pack.nodes import comfy_host
 from asyndm_pack.nodes.comfy_host import ComfyHost, Options, apply
+from asyndm_pack.nodes.comfy_model import pixel_timesteps
 from asyndm_pack.nodes.conditioning import ANNOTATION, Annotation
 from comfy.k_diffusion import sampling as k_diffusion
 from safetensors.torch import load_file
@@ -202,8 +203,8 @@ def test_one_call(name: str, kind: str) -> None:
     context = torch.cat([data["neg_prompt_embeds"], data["prompt_embeds"]])
     timesteps = data[f"t_{kind}"].long()
     timesteps = timesteps.view(-1, 1, 1).expand(2, 32, 32) if kind == "scalar" else timesteps
-    pixels = comfy_host.distinct(timesteps.float())
-    with comfy_host.pixel_timesteps(unet, pixels):
+    pixels = distinct(timesteps.float())
+    with pixel_timesteps(unet, pixels):
         out = unet(data["sample"], pixels.rows, context=context)
     assert distance(out, data[f"out_{kind}"]) < FORWARD
 

@@ -9,10 +9,11 @@ import comfy.samplers
 import pytest
 import torch
 from asyndm_pack.asyndm_core.clock import NoiseGrid, table_clock
+from asyndm_pack.asyndm_core.embedding import distinct
 from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap, make_plan
 from asyndm_pack.asyndm_core.run import noise_table
 from asyndm_pack.asyndm_core.samplers import SAMPLERS
-from asyndm_pack.nodes import comfy_host
+from asyndm_pack.nodes.comfy_model import pixel_timesteps
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
 from comfy_extras.nodes_custom_sampler import (
@@ -227,8 +228,8 @@ def test_a_map_is_every_pixel_embedded(size: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(21)
     timesteps = torch.randint(0, 1000, (2, *size), generator=generator)
     x, context = torch.randn(2, 4, *size, generator=generator), torch.randn(2, 77, CONTEXT, generator=generator)
-    pixels = comfy_host.distinct(timesteps.float())
-    with comfy_host.pixel_timesteps(unet, pixels):
+    pixels = distinct(timesteps.float())
+    with pixel_timesteps(unet, pixels):
         ours = unet(x, pixels.rows, context=context)
 
     every = unet.time_embed(timestep_embedding(timesteps.flatten(), unet.model_channels))

@@ -1,0 +1,190 @@
+"""ComfyUI's models and ControlNets, told a map of noise levels for the time of a call.
+
+Everything here is a context that puts back what it found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import comfy.cldm.cldm
+import comfy.controlnet
+import comfy.model_sampling
+from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, ResBlock, UNetModel, Upsample, VideoResBlock
+from torch import Tensor, nn
+
+from ..asyndm_core.attention import Layer
+from ..asyndm_core.embedding import PixelTimesteps, at_size, gather
+from ..asyndm_core.samplers import NoiseLaw
+
+
+class UnsupportedModelError(ValueError):
+    """A model that cannot be given a timestep per pixel (yet)."""
+
+
+def check_model(model: Any, latent: Tensor) -> UNetModel:
+    """The UNet of a ComfyUI model; UnsupportedModelError with the model's name for every other family."""
+    unet = model.diffusion_model
+    name = f"{type(model).__name__} ({type(unet).__name__})"
+    if not isinstance(unet, UNetModel):
+        raise UnsupportedModelError(
+            f"AsynDM does not support {name}: it needs a UNet of the SD1.x, SD2.x or SDXL family. "
+            "Use another checkpoint, or bypass the AsynDM nodes for this one."
+        )
+    if latent.ndim != 4 or any(isinstance(module, VideoResBlock) for module in unet.modules()):
+        raise UnsupportedModelError(
+            f"AsynDM does not support {name} on latents of shape {tuple(latent.shape)}: it samples images, "
+            "(batch, channels, height, width)."
+        )
+    return unet
+
+
+def cross_attention_layers(unet: UNetModel) -> dict[int, list[Layer]]:
+    """The cross-attention layers of a UNet by how much smaller than the latent they are."""
+    layers: dict[int, list[Layer]] = {}
+    factor = 1
+    for block in (*unet.input_blocks, unet.middle_block, *unet.output_blocks):
+        for module in block or ():
+            resize = module.h_upd if isinstance(module, ResBlock) else module
+            if isinstance(module, SpatialTransformer):
+                attentions = [b.attn2 for b in module.transformer_blocks if getattr(b, "attn2", None) is not None]
+                layers.setdefault(factor, []).append(Layer(module, attentions))
+            elif isinstance(resize, Downsample):
+                factor *= 2
+            elif isinstance(resize, Upsample):
+                factor //= 2
+    return layers
+
+
+def fold(x: Tensor) -> Tensor:
+    """Pixels into the batch: (B, C, H, W) -> (B H W, C, 1, 1), so that one sigma per sample is one per pixel."""
+    return x.movedim(1, -1).reshape(-1, x.shape[1], 1, 1)
+
+
+def unfold(folded: Tensor, like: Tensor) -> Tensor:
+    """``fold`` undone, contiguous (another memory layout would change the convolutions' rounding)."""
+    batch, _, height, width = like.shape
+    return folded.reshape(batch, height, width, -1).movedim(-1, 1).contiguous()
+
+
+class MapSampling(nn.Module):
+    """A ``model_sampling`` for a map of noise levels: the model's own, applied pixel by pixel.
+
+    sigma: (B, H, W). timesteps: (B n,), what the UNet is given. Everything else is the original's.
+    """
+
+    def __init__(self, original: nn.Module, sigma: Tensor, timesteps: Tensor) -> None:
+        super().__init__()
+        object.__setattr__(self, "_original", original)
+        self._sigma = sigma.reshape(-1)
+        self._timesteps = timesteps
+
+    def __getattr__(self, name: str) -> Any:
+        """Attributes of the original."""
+        return getattr(object.__getattribute__(self, "_original"), name)
+
+    def calculate_input(self, sigma: Tensor, noise: Tensor) -> Tensor:
+        """The original's, at the map's sigmas."""
+        return unfold(self._original.calculate_input(self._sigma, fold(noise)), noise)
+
+    def calculate_denoised(self, sigma: Tensor, model_output: Tensor, model_input: Tensor) -> Tensor:
+        """The original's, at the map's sigmas."""
+        denoised = self._original.calculate_denoised(self._sigma, fold(model_output), fold(model_input))
+        return unfold(denoised, model_input)
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """The map's distinct timesteps, for each image of the batch."""
+        return self._timesteps
+
+
+@contextmanager
+def told(holder: Any, attribute: str, network: nn.Module, values: Tensor, index: Tensor) -> Iterator[None]:
+    """While it lasts, a network knows the noise level of every pixel.
+
+    holder.attribute: the ``model_sampling`` that prepares the network's input and timesteps. network: a UNet or a
+    ControlNet. values (n,): the distinct sigmas; index (B, H, W) long into them.
+    """
+    original = getattr(holder, attribute)
+    pixels = PixelTimesteps(original.timestep(values.clamp(min=original.sigmas[0])), index)
+    setattr(holder, attribute, MapSampling(original, values[index], pixels.rows))
+    try:
+        with pixel_timesteps(network, pixels):
+            yield
+    finally:
+        setattr(holder, attribute, original)
+
+
+@contextmanager
+def pixel_timesteps(unet: nn.Module, pixels: PixelTimesteps) -> Iterator[None]:
+    """While it lasts, the residual blocks of ``unet`` gather the embedded timesteps (B n rows) to their own pixels."""
+    count = pixels.values.shape[0]
+
+    def per_timestep(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+        return output.repeat_interleave(count, dim=0)
+
+    def in_block() -> tuple[Callable, Callable]:
+        size = [0, 0]
+
+        def remember_size(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+            size[:] = output.shape[-2:]
+
+        def to_pixels(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+            return gather(output, at_size(pixels.index, *size))
+
+        return remember_size, to_pixels
+
+    with ExitStack() as hooks:
+        if unet.num_classes is not None:
+            hooks.callback(unet.label_emb.register_forward_hook(per_timestep).remove)
+        for block in unet.modules():
+            if isinstance(block, ResBlock) and not block.skip_t_emb:
+                remember_size, to_pixels = in_block()
+                hooks.callback(block.in_layers[-1].register_forward_hook(remember_size).remove)
+                hooks.callback(block.emb_layers.register_forward_hook(to_pixels).remove)
+        yield
+
+
+def noise_law(sampling: Any) -> NoiseLaw:
+    """How signal and noise mix for a ComfyUI ``model_sampling``; flow models are those of class CONST."""
+    if not isinstance(sampling, comfy.model_sampling.CONST):
+        return NoiseLaw(flow=False)
+    return NoiseLaw(True, getattr(sampling, "noise_scale", 1.0), float(sampling.percent_to_sigma(1e-4)))
+
+
+def control_chain(control: Any) -> Iterator[Any]:
+    """A cond's control and the ones before it."""
+    while control is not None:
+        yield control
+        control = control.previous_controlnet
+
+
+def reads_timestep(control: Any) -> bool:
+    """Whether a control is a ControlNet for UNets, of ComfyUI or made like it. T2I adapters see no noise at all."""
+    return isinstance(getattr(control, "control_model", None), comfy.cldm.cldm.ControlNet)
+
+
+class MapControl:
+    """A cond's chain of ControlNets for one run: the same, but told the map that came along with the cond.
+
+    levels: () -> the distinct sigmas (n,) that the map under ``key`` indexes now.
+    """
+
+    def __init__(self, control: Any, key: str, levels: Callable[[], Tensor]) -> None:
+        self._control, self._key, self._levels = control, key, levels
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the original's."""
+        return getattr(self._control, name)
+
+    def get_control(self, x_noisy: Tensor, t: Tensor, cond: dict, *args: Any, **kwargs: Any) -> Any:
+        """The original's hint for the cond's latents, each pixel at its own noise level."""
+        index = cond[self._key][:, 0]
+        with ExitStack() as stack:
+            for control in control_chain(self._control):
+                if reads_timestep(control):
+                    network = control.control_model
+                    stack.enter_context(told(control, "model_sampling_current", network, self._levels(), index))
+            return self._control.get_control(x_noisy, t, cond, *args, **kwargs)
