@@ -46,7 +46,7 @@ class TimestepMapNode(io.ComfyNode):
                     step=0.01,
                     tooltip=(
                         "How long regions stay noisy, for targets without a strength of their own. 0 is the stock "
-                        "sampler, exactly; higher follows the prompt more and may cost detail. Good range 0.3-0.8."
+                        "sampler, exactly; higher lets them see a clearer context and may cost detail. Good range 0.3-0.8."
                     ),
                 ),
                 io.Combo.Input(

@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 
 sys.path.append(str(Path(__file__).parent))
-from comfy_process import comfyui_path
+from comfy_process import Server, comfyui_path, start
 
 ROOT = Path(__file__).resolve().parents[2]
 MISSING = (
@@ -61,6 +61,14 @@ def _temporary_pictures(tmp_path_factory: pytest.TempPathFactory) -> None:
     import folder_paths
 
     folder_paths.set_temp_directory(str(tmp_path_factory.mktemp("previews")))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for all tests that ask for one."""
+    assert PATH is not None
+    with start(PATH, tmp_path_factory.mktemp("comfyui")) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)
