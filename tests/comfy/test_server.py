@@ -4,34 +4,25 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from comfy_process import PACK, Server, start
+from comfy_process import PACK, Server
 from PIL import Image
 
-import nodes
 from demo.scorer import score
 from demo.world import SIZE, Claims, Promise
 
 ROOT = Path(__file__).resolve().parents[2]
-COMFYUI = Path(nodes.__file__).parent
 NODES = ("AsynDM_CrossAttentionMask", "AsynDM_TimestepMap", "AsynDM_KSampler", "AsynDM_Apply", "AsynDM_DemoModel")
 WORKFLOWS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "workflows").glob("*.json"))}
 ON_DEMO_MODEL = [n for n, w in WORKFLOWS.items() if any(node["type"] == "AsynDM_DemoModel" for node in w["nodes"])]
 PROMPT = "a green boat on the sea under two moons"
 PROMISED = Claims("sea", (Promise("boat", "green", 1), Promise("moon", None, 2)), ((0, "under", 1),))
 """What asyndm_demo asks for, in words and as the scorer reads it."""
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all tests of this file."""
-    with start(COMFYUI, tmp_path_factory.mktemp("comfyui")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +82,12 @@ def test_every_node_and_input_explains_itself(object_info: dict[str, Any]) -> No
 def test_every_node_has_a_help_page_that_names_all_inputs_and_outputs(
     name: str, server: Server, object_info: dict[str, Any]
 ) -> None:
-    page = server.get(f"/extensions/{PACK}/docs/{name}.md").decode()
+    page = server.get(f"/extensions/{PACK}/docs/{name}/en.md").decode()
     info = object_info[name]
     for word in [*itertools.chain(*info["input"].values()), *info["output_name"]]:
-        assert f"**{word}**" in page, f"{name}.md does not explain {word}"
+        assert f"**{word}**" in page, f"{name}/en.md does not explain {word}"
+    for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page):
+        assert server.get(f"/extensions/{PACK}/docs/{picture}")[:2] == b"\xff\xd8"
 
 
 def test_templates_are_offered_with_their_thumbnails(server: Server) -> None:
