@@ -50,3 +50,13 @@ def test_says_what_to_do_when_something_looks_wrong(page: Path) -> None:
 def test_no_picture_is_left_over() -> None:
     used = {match["path"] for page in PAGES for match in PICTURE.finditer(page.read_text(encoding="utf-8"))}
     assert {path.name for path in DOCS.iterdir() if path.is_file()} == used
+
+
+def test_the_readme_and_the_page_say_the_same_of_strength() -> None:
+    """The advice stands in both places, in the same words; links of the README to pages lead to files."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (DOCS / "AsynDM_TimestepMap" / "en.md").read_text(encoding="utf-8")
+    start = readme.index("Strength 0 is the ordinary sampler")
+    assert readme[start : readme.index("\n\nIt helps some", start)] in page
+    for match in re.finditer(r"\]\((web/[^)]+)\)", readme):
+        assert (ROOT / match[1]).is_file(), match[0]
