@@ -111,15 +111,25 @@ def _outline(weight: Tensor, line: int) -> Tensor:
     return (inside - eroded) > 0.5
 
 
+def lag(progress: Tensor, step: int, steps: int) -> Tensor:
+    """How far progress q, in steps, is behind the background (q = step): 1 is a quarter of the run, the most that a
+    quadratic lags. Below 0: ahead."""
+    return (step - progress) / (steps / 4)
+
+
+def shade_lag(lags: Tensor) -> Tensor:
+    """Lags (h, w) as colours (h, w, 3): level is pale grey, behind is yellow, red, purple, ahead is green."""
+    behind = shade(lags, (_LEVEL, *_LAGS))
+    return torch.where((lags < 0)[..., None], shade(-lags, (_LEVEL, *_LEADS)), behind)
+
+
 def progress_map(progress: Tensor, step: int, steps: int, height: int, width: int) -> Tensor:
     """Who lags and who leads at ``step``: progress q (h, w) in steps as an image (height, width, 3).
 
     Level with the background (q = step) is pale grey; behind it yellow, red, purple; before it (a region that was given
-    a shorter denoise) green. The scale is fixed: full colour is a quarter of the run, the most that a quadratic lags.
+    a shorter denoise) green. The scale is fixed, see ``lag``.
     """
-    lag = (step - resize(progress, height, width, smooth=False)) / (steps / 4)
-    behind = shade(lag, (_LEVEL, *_LAGS))
-    return torch.where((lag < 0)[..., None], shade(-lag, (_LEVEL, *_LEADS)), behind)
+    return shade_lag(lag(resize(progress, height, width, smooth=False), step, steps))
 
 
 def plain_clock(steps: int, paper: bool = False) -> Clock:

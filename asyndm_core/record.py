@@ -32,6 +32,13 @@ def chosen_steps(steps: int, count: int) -> tuple[int, ...]:
     return tuple(round(n * (steps - 1) / (count - 1)) for n in range(count))
 
 
+def stretched(maps: Tensor) -> Tensor:
+    """Each map (..., h, w) stretched to [0, 1]. One that is the same everywhere is 0."""
+    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
+    spread = high - low
+    return torch.where(spread > 1e-6 * high.abs(), (maps - low) / spread.clamp(min=1e-12), 0.0)
+
+
 class RunRecord:
     """Give it to ``run.sample`` as ``on_step``: it holds a few maps, however long the run is.
 
@@ -74,7 +81,4 @@ class RunRecord:
         mean = self.attention()
         if mean is None:
             return None
-        maps = F.interpolate(mean.float().cpu(), size=(height, width), mode="bilinear")
-        low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
-        spread = high - low
-        return torch.where(spread > 1e-6 * high.abs(), (maps - low) / spread.clamp(min=1e-12), 0.0)
+        return stretched(F.interpolate(mean.float().cpu(), size=(height, width), mode="bilinear"))

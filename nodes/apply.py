@@ -7,8 +7,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..asyndm_core.regions import TimestepMap
-from .comfy_host import apply
-from .types import CATEGORY, TimestepMapSocket
+from .comfy_host import Options, apply
+from .live_view import show_on
+from .types import ADVANCED, CATEGORY, TimestepMapSocket
 
 
 class Apply(io.ComfyNode):
@@ -29,11 +30,22 @@ class Apply(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model to sample. It is not changed: a patched copy comes out."),
                 TimestepMapSocket.Input("timestep_map", tooltip="From Asynchronous Timestep Map."),
+                io.Boolean.Input(
+                    "preview",
+                    default=True,
+                    optional=True,
+                    tooltip=(
+                        "Show the runs of this model on this node: live while a sampler works, with the regions and who "
+                        "lags, and afterwards step by step. The picture is the same without."
+                    ),
+                    **ADVANCED,
+                ),
             ],
             outputs=[io.Model.Output(display_name="model")],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )
 
     @classmethod
-    def execute(cls, model: Any, timestep_map: TimestepMap) -> io.NodeOutput:
+    def execute(cls, model: Any, timestep_map: TimestepMap, preview: bool = True) -> io.NodeOutput:
         """Return the patched clone."""
-        return io.NodeOutput(apply(model, timestep_map))
+        return io.NodeOutput(apply(model, timestep_map, Options(on_run=show_on(cls.hidden) if preview else None)))

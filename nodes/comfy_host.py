@@ -9,9 +9,9 @@ the model's own. All of it hangs on a copy of the options that ComfyUI gives its
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any, NamedTuple, Protocol
 
 import comfy.conds
 import comfy.controlnet
@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from ..asyndm_core.attention import AttentionSum, Layer, choose_factor, fit_columns, probabilities, token_columns, watching
 from ..asyndm_core.clock import Clock, NoiseGrid, paper_clock, table_clock
 from ..asyndm_core.embedding import PixelTimesteps, distinct
-from ..asyndm_core.regions import Plan, TimestepMap, make_plan
+from ..asyndm_core.regions import Plan, Region, TimestepMap, make_plan
 from ..asyndm_core.run import Snapshot, generate, noise_table
 from ..asyndm_core.samplers import Prediction, Sampler, find_sampler
 from .comfy_model import (
@@ -48,6 +48,11 @@ log = logging.getLogger("asyndm")
 WRAPPER_KEY = "asyndm"
 PIXELS = "asyndm_pixels"
 WrappersMP = comfy.patcher_extension.WrappersMP
+
+
+def _is_image_unet(model: Any, latent: Tensor) -> bool:
+    """Whether a ComfyUI model is a UNet and samples images."""
+    return isinstance(model.diffusion_model, UNetModel) and latent.ndim == 4
 
 
 # --- the host -------------------------------------------------------------------------------------------------------
@@ -263,18 +268,45 @@ class ComfyHost:
 # --- the run --------------------------------------------------------------------------------------------------------
 
 
+OnStep = Callable[[Snapshot], None]
+
+
+class Start(NamedTuple):
+    """What is known of a run before its first step.
+
+    steps: N. batch: how many pictures. regions: in the order of ``Snapshot.owner``. words: in the order of
+    ``Snapshot.attention``. latent_format: ComfyUI's, of the model.
+    """
+
+    steps: int
+    batch: int
+    regions: tuple[Region, ...]
+    words: tuple[str, ...]
+    latent_format: Any
+
+
+class Watcher(AbstractContextManager, Protocol):
+    """Around a run, and called with a snapshot of every step."""
+
+    def __call__(self, snapshot: Snapshot) -> None:
+        """Take in one step."""
+        ...
+
+
 class Options(NamedTuple):
     """What a node adds to a run.
 
-    eta: of the sampler ddim (None: ComfyUI's own ddim, which has none). on_step: gets a snapshot of every step.
-    shortcut: whether maps that ask for nothing are left to the stock sampler, bit for bit (off in tests only).
+    eta: of the sampler ddim (None: ComfyUI's own ddim, which has none). on_step: gets a snapshot of every step, with the
+    words' attention even where the map asks for nothing. on_run: is asked before every run for someone to watch it, or
+    None. shortcut: whether maps that ask for nothing are left to the stock sampler, bit for bit (off in tests only).
     cut: whether the sampler's table is that of a whole denoising, of which the map's denoise takes the end; False where
     it begins at the map's denoise already.
     """
 
     eta: float | None = None
-    on_step: Callable[[Snapshot], None] | None = None
+    on_step: OnStep | None = None
     shortcut: bool = True
+    on_run: Callable[[Start], Watcher | None] | None = None
     cut: bool = True
 
 
@@ -312,16 +344,39 @@ def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
             if timestep_map.denoise == 0:
                 return torch.zeros_like(noise) if latent_image is None else latent_image
             sigmas = sigmas[-1 - max(1, round((len(sigmas) - 1) * timestep_map.denoise)) :]
-        idle = options.shortcut and plan.idle and not options.eta
-        if idle or len(sigmas) < 2:
-            if options.on_step is not None:
-                extra_args, callback = _watch_stock(guider, extra_args, callback, noise, timestep_map.words, options.on_step)
-            return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar, **kwargs)
-        _warn_of_stretched_masks(timestep_map, *noise.shape[-2:])
-        run = _Run(executor.class_obj, guider, sigmas, extra_args, noise, latent_image, denoise_mask, plan, options)
-        return run.sample(callback, disable_pbar)
+        idle = (options.shortcut and plan.idle and not options.eta) or len(sigmas) < 2
+        words = plan.words
+        if idle:
+            words = _known_words(guider, timestep_map.words) if options.on_step is not None else ()
+        latent_format = guider.inner_model.latent_format
+        start = Start(len(sigmas) - 1, noise.shape[0], plan.regions, words, latent_format)
+        with _everyone(options, start, shown=_is_image_unet(guider.inner_model, noise)) as on_step:
+            if idle:
+                if on_step is not None:
+                    extra_args, callback = _watch_stock(guider, extra_args, callback, noise, words, on_step)
+                return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar, **kwargs)
+            _warn_of_stretched_masks(timestep_map, *noise.shape[-2:])
+            run = _Run(executor.class_obj, guider, sigmas, extra_args, noise, latent_image, denoise_mask, plan, options.eta)
+            return run.sample(callback, disable_pbar, on_step)
 
     return sampler_sample
+
+
+@contextmanager
+def _everyone(options: Options, start: Start, shown: bool) -> Iterator[OnStep | None]:
+    """An ``on_step`` that tells all who want to know of a run, one after another; None if nobody does.
+
+    shown: whether the run is of a kind that ``on_run`` is for.
+    """
+    watcher = options.on_run(start) if shown and options.on_run is not None else None
+    with watcher if watcher is not None else nullcontext():
+        listeners = [listener for listener in (options.on_step, watcher) if listener is not None]
+
+        def on_step(snapshot: Snapshot) -> None:
+            for listener in listeners:
+                listener(snapshot)
+
+        yield on_step if listeners else None
 
 
 def _warn_of_stretched_masks(timestep_map: TimestepMap, height: int, width: int) -> None:
@@ -353,15 +408,24 @@ def _positive(guider: Any) -> list[dict]:
     return [cond for name, group in guider.conds.items() if name != "negative" for cond in group]
 
 
-def _watch_stock(
-    guider: Any, extra_args: dict, callback: Callable | None, noise: Tensor, words: Sequence[str],
-    on_step: Callable[[Snapshot], None],
-) -> tuple[dict, Callable]:  # fmt: skip
-    """Stock sampling with its attention read and its steps reported: new extra_args and callback for the sampler."""
+def _known_words(guider: Any, words: Sequence[str]) -> tuple[str, ...]:
+    """The words that the conds of a guider know, if their attention can be read."""
+    if not isinstance(guider.inner_model.diffusion_model, UNetModel):
+        return ()
     known = {word for cond in _positive(guider) for word in getattr(cond.get(ANNOTATION), "positions", ())}
+    return tuple(word for word in words if word in known)
+
+
+def _watch_stock(
+    guider: Any, extra_args: dict, callback: Callable | None, noise: Tensor, words: Sequence[str], on_step: OnStep
+) -> tuple[dict, Callable]:
+    """Stock sampling with its words' attention read, if there are any, and its steps reported.
+
+    Returns new extra_args and callback for the sampler.
+    """
     host = None
-    if known and isinstance(guider.inner_model.diffusion_model, UNetModel):
-        host = ComfyHost(guider, extra_args, [w for w in words if w in known], noise)
+    if words:
+        host = ComfyHost(guider, extra_args, words, noise)
         host.watch_only()
         extra_args = {**extra_args, "model_options": host.model_options}
     shape = (noise.shape[0], *noise.shape[-2:])
@@ -381,7 +445,7 @@ class _Run:
 
     def __init__(
         self, ksampler: Any, guider: Any, sigmas: Tensor, extra_args: dict, noise: Tensor, latent: Tensor | None,
-        denoise_mask: Tensor | None, plan: Plan, options: Options,
+        denoise_mask: Tensor | None, plan: Plan, eta: float | None,
     ) -> None:  # fmt: skip
         check_model(guider.inner_model, noise)
         conds = _positive(guider)
@@ -395,7 +459,7 @@ class _Run:
         self.authors_end = plan.paper and float(sigmas[-1]) == 0
         if self.authors_end:
             sigmas = torch.cat([sigmas[:-1], guider.inner_model.model_sampling.sigmas[:1].to(sigmas)])
-        self.ksampler, self.plan, self.options, self.sigmas, self.noise = ksampler, plan, options, sigmas, noise
+        self.ksampler, self.plan, self.sigmas, self.noise = ksampler, plan, sigmas, noise
         self.latent = torch.zeros_like(noise) if latent is None else latent
         if not plan.level and not torch.count_nonzero(self.latent):
             log.warning(
@@ -403,14 +467,14 @@ class _Run:
                 "the other starts from grey. Connect an encoded picture (VAE Encode) to latent_image."
             )
         self.seed = extra_args.get("seed")
-        self.sampler = sampler_of(ksampler, options.eta)
+        self.sampler = sampler_of(ksampler, eta)
         self.host = ComfyHost(guider, extra_args, plan.words, noise, self.sampler.needs_uncond)
         self.host.inpaint(self._inpaint_model(guider), denoise_mask)
         self.clock = self.host.clock(sigmas, plan.paper)
         self.last_word = last_word(plan.words, conds)
         self.max_denoise = ksampler.max_denoise(guider, sigmas)
 
-    def sample(self, callback: Callable | None, disable_pbar: bool) -> Tensor:
+    def sample(self, callback: Callable | None, disable_pbar: bool, on_step: OnStep | None = None) -> Tensor:
         """The latents of the run. Fixed regions take their attention from a synchronous pass before it.
 
         The paper's run ends at timestep 0 instead of sigma 0, and its result is the variance-preserving latents there.
@@ -421,8 +485,8 @@ class _Run:
             def report(snapshot: Snapshot) -> None:
                 if callback is not None:
                     callback(snapshot.step, snapshot.denoised, snapshot.x, self.clock.steps)
-                if self.options.on_step is not None:
-                    self.options.on_step(snapshot)
+                if on_step is not None:
+                    on_step(snapshot)
                 bar.update()
 
             samples = generate(

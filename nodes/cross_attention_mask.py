@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
+from ..asyndm_core.live import progress_palette
 from ..asyndm_core.pictures import COLOURS
 from ..asyndm_core.regions import MASK_MODES, UPDATES, Regions
 from ..asyndm_core.tokens import FUNCTION_WORDS, PLACE_WORDS, STYLE_WORDS
@@ -18,8 +19,9 @@ FOR_THE_SCREEN: dict[str, Any] = {
     "function_words": sorted(FUNCTION_WORDS),
     "style_words": sorted(STYLE_WORDS),
     "place_words": sorted(PLACE_WORDS),
+    "progress_colours": (progress_palette() * 255).round().int().tolist(),
 }
-"""Sent with the node's definition, so that the word picker (web/) need not know these a second time."""
+"""Sent with the node's definition, so that the web side need not know these a second time."""
 
 
 class CrossAttentionMask(io.ComfyNode):

@@ -15,6 +15,8 @@ from ..asyndm_core.pictures import palette, timeline
 from ..asyndm_core.record import RunRecord
 from ..asyndm_core.regions import Plan, TimestepMap, make_plan
 from .comfy_host import Options, apply
+from .latent_rgb import latent_to_rgb
+from .live_view import show_on
 from .types import ADVANCED, CATEGORY, TimestepMapSocket
 
 
@@ -99,7 +101,10 @@ class AsynDMKSampler(io.ComfyNode):
                     "preview",
                     default=True,
                     optional=True,
-                    tooltip="Show the timeline of the run on the node. Off saves a moment; the picture is the same.",
+                    tooltip=(
+                        "Show the run on the node: live while it samples, with its regions and who lags, and afterwards "
+                        "step by step, with a timeline. Off saves a moment; the picture is the same."
+                    ),
                     **ADVANCED,
                 ),
             ],
@@ -111,6 +116,7 @@ class AsynDMKSampler(io.ComfyNode):
                 ),
                 io.Image.Output(display_name="timeline", tooltip="The run as a picture: regions and progress at some steps."),
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )
 
     @classmethod
@@ -134,7 +140,12 @@ class AsynDMKSampler(io.ComfyNode):
         if steps < 1:
             raise ValueError(f"steps is {steps}: AsynDM KSampler needs at least 1 step.")
         record = RunRecord(steps, previews=True)
-        options = Options(eta=eta if sampler_name == "ddim" else None, on_step=record, cut=False)
+        options = Options(
+            eta=eta if sampler_name == "ddim" else None,
+            on_step=record,
+            on_run=show_on(cls.hidden) if preview else None,
+            cut=False,
+        )
         patched = apply(model, timestep_map, options)
         whole = denoise * timestep_map.denoise
         (latent,) = common_ksampler(
@@ -154,11 +165,6 @@ def draw_timeline(model: Any, record: RunRecord, plan: Plan) -> Tensor:
     frames = record.frames()
     if not frames:
         return torch.zeros(1, 8, 8, 3)
-    latent_format = model.get_model_object("latent_format")
-    images = None
-    if latent_format.latent_rgb_factors is not None:
-        to_rgb = torch.tensor(latent_format.latent_rgb_factors)
-        bias = torch.tensor(latent_format.latent_rgb_factors_bias or [0.0, 0.0, 0.0])
-        rgb = [frame.denoised[0].movedim(0, -1).float() @ to_rgb + bias for frame in frames]
-        images = [((image + 1) / 2).clamp(0, 1) for image in rgb]
+    to_rgb = latent_to_rgb(model.get_model_object("latent_format"))
+    images = None if to_rgb is None else [to_rgb(frame.denoised[0]) for frame in frames]
     return timeline(frames, record.steps, palette(len(plan.regions)), images)[None]

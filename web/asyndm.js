@@ -2,6 +2,7 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { addOverlay, receive } from "./ui/overlay.mjs";
 import { addPicker } from "./ui/picker.mjs";
 import { addSchedule } from "./ui/schedule.mjs";
 import { readSettings } from "./ui/settings.mjs";
@@ -15,7 +16,11 @@ document.head.append(style);
 const VIEWS = {
   AsynDM_CrossAttentionMask: addPicker,
   AsynDM_TimestepMap: addSchedule,
+  AsynDM_KSampler: addOverlay,
+  AsynDM_Apply: addOverlay,
 };
+
+api.addEventListener("asyndm.frames", ({ detail }) => receive(detail));
 
 app.registerExtension({
   name: "AsynDM",

@@ -245,10 +245,21 @@ class Page:
         self.mouse().move_to_element(element).click().perform()
         self.frames()
 
+    def size(self, element: WebElement) -> tuple[float, float]:
+        """Width and height of an element as it is seen, whatever the zoom of the canvas."""
+        return tuple(self.js("const box = arguments[0].getBoundingClientRect(); return [box.width, box.height]", element))
+
+    def click_at(self, element: WebElement, x: float, y: float = 0.5) -> None:
+        """Click a point of an element, in shares of its width and height."""
+        wide, high = self.size(element)
+        offset = round((x - 0.5) * (wide - 2)), round((y - 0.5) * (high - 2))
+        self.mouse().move_to_element_with_offset(element, *offset).click().perform()
+        self.frames()
+
     def drag(self, element: WebElement, start: tuple[float, float], end: tuple[float, float]) -> None:
         """Drag from one point of an element to another, in shares of its width and height."""
-        size = element.rect
-        offset = [(round((x - 0.5) * size["width"]), round((y - 0.5) * size["height"])) for x, y in (start, end)]
+        wide, high = self.size(element)
+        offset = [(round((x - 0.5) * wide), round((y - 0.5) * high)) for x, y in (start, end)]
         chain = self.mouse().move_to_element_with_offset(element, *offset[0]).click_and_hold()
         middle = [round((a + b) / 2) for a, b in zip(*offset, strict=True)]
         chain.move_to_element_with_offset(element, *middle).move_to_element_with_offset(element, *offset[1]).release().perform()

@@ -28,7 +28,7 @@ SCRIPTS = {"zh": re.compile(r"[\u4e00-\u9fff]"), "ja": re.compile(r"[\u3040-\u30
 def texts_of(node_class: Any) -> dict[str, Any]:
     """What a node's schema says to the user, in the form of nodeDefs.json."""
     info = node_class.GET_NODE_INFO_V1()
-    declared = itertools.chain.from_iterable(group.items() for group in info["input"].values())
+    declared = itertools.chain.from_iterable(info["input"].get(group, {}).items() for group in ("required", "optional"))
     inputs = {name: {"name": name, "tooltip": spec[1]["tooltip"]} for name, spec in declared}
     tooltips = info["output_tooltips"] or [None] * len(info["output_name"])
     outputs = {

@@ -69,7 +69,7 @@ PROMISE: dict[str, tuple[str, list[tuple[str, str, bool]], list[tuple[str, str]]
     ),
     "AsynDM_Apply": (
         "Apply AsynDM",
-        [("model", "MODEL", False), ("timestep_map", "ASYNDM_TIMESTEP_MAP", False)],
+        [("model", "MODEL", False), ("timestep_map", "ASYNDM_TIMESTEP_MAP", False), ("preview", "BOOLEAN", True)],
         [("model", "MODEL")],
     ),
     "AsynDM_DemoModel": ("AsynDM Demo Model", [], [("model", "MODEL"), ("clip", "CLIP"), ("vae", "VAE")]),

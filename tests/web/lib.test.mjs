@@ -4,7 +4,6 @@ import { test } from "node:test";
 
 import { css, regionColour } from "../../web/lib/colours.mjs";
 import { leftAt, planned, progressLine, strengthThrough } from "../../web/lib/curves.mjs";
-import { bytes, heatPixels, opaque, ownerPixels, thinned } from "../../web/lib/frames.mjs";
 import * as prompt from "../../web/lib/prompt.mjs";
 
 const golden = JSON.parse(readFileSync(new URL("./golden.json", import.meta.url), "utf8"));
@@ -91,15 +90,4 @@ test("a click makes a target, another unmakes it", () => {
   assert.equal(prompt.formatTargets(prompt.withStrength(once, 1, 0.333)), "hat:0.4, red fox:0.33");
   assert.equal(prompt.formatTargets(prompt.withStrength(once, 0, null)), "hat, red fox");
   assert.equal(prompt.formatTargets(prompt.withStrength(once, 0, 7)), "hat:1, red fox");
-});
-
-test("maps become pixels", () => {
-  assert.deepEqual([...bytes("AAH/")], [0, 1, 255]);
-  assert.deepEqual([...opaque(new Uint8ClampedArray([1, 2, 3, 4, 5, 6]))], [1, 2, 3, 255, 4, 5, 6, 255]);
-  const colours = [[10, 20, 30], [40, 50, 60]];
-  assert.deepEqual([...ownerPixels([0, 1, 2], colours, 1)], [0, 0, 0, 0, 10, 20, 30, 255, 40, 50, 60, 255]);
-  assert.deepEqual([...ownerPixels([1, 2, 3], colours, 1, 1)], [0, 0, 0, 0, 40, 50, 60, 255, 0, 0, 0, 0]);
-  assert.deepEqual([...heatPixels([0, 200], [1, 2, 3], 0.5)], [1, 2, 3, 0, 1, 2, 3, 100]);
-  assert.deepEqual(thinned([0, 1, 2, 3, 4, 5, 6, 7, 8], 3), [0, 4, 8]);
-  assert.deepEqual(thinned([1, 2], 3), [1, 2]);
 });

@@ -60,8 +60,9 @@ export function addView(node, name, body, refresh) {
   });
   widget.serialize = false;
   new ResizeObserver(() => {
-    const wanted = Math.ceil(body.offsetHeight) + 6;
-    if (!body.isConnected || wanted === height || body.offsetHeight === 0) return;
+    if (!body.isConnected || (body.offsetHeight === 0 && !body.hidden)) return;
+    const wanted = body.hidden ? 0 : Math.ceil(body.offsetHeight) + 6;
+    if (wanted === height) return;
     height = wanted;
     makeRoom(node);
   }).observe(body);
