@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .apply import Apply
+from .compare import Compare
 from .cross_attention_mask import CrossAttentionMask
 from .demo_model import DemoModel
 from .ksampler import AsynDMKSampler
@@ -16,4 +17,4 @@ class AsynDMExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All node classes, in the order of a graph."""
-        return [CrossAttentionMask, TimestepMapNode, AsynDMKSampler, Apply, DemoModel]
+        return [CrossAttentionMask, TimestepMapNode, AsynDMKSampler, Apply, DemoModel, Compare]

@@ -2,6 +2,7 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { addCompare } from "./ui/compare.mjs";
 import { addOverlay, receive } from "./ui/overlay.mjs";
 import { addPicker } from "./ui/picker.mjs";
 import { addSchedule } from "./ui/schedule.mjs";
@@ -18,6 +19,7 @@ const VIEWS = {
   AsynDM_TimestepMap: addSchedule,
   AsynDM_KSampler: addOverlay,
   AsynDM_Apply: addOverlay,
+  AsynDM_Compare: addCompare,
 };
 
 api.addEventListener("asyndm.frames", ({ detail }) => receive(detail));

@@ -73,6 +73,7 @@ PROMISE: dict[str, tuple[str, list[tuple[str, str, bool]], list[tuple[str, str]]
         [("model", "MODEL")],
     ),
     "AsynDM_DemoModel": ("AsynDM Demo Model", [], [("model", "MODEL"), ("clip", "CLIP"), ("vae", "VAE")]),
+    "AsynDM_Compare": ("AsynDM Compare", [("image_a", "IMAGE", False), ("image_b", "IMAGE", False)], []),
 }
 """Node ids, display names, inputs (id, type, optional) and outputs (name, type). Saved workflows rely on all of it: lines
 may be added at the end of a list, never changed."""
@@ -103,13 +104,14 @@ def schemas() -> dict[str, io.Schema]:
     return {schema.node_id: schema for schema in (node.GET_SCHEMA() for node in node_list())}
 
 
-def test_five_nodes(schemas: dict[str, io.Schema]) -> None:
+def test_six_nodes(schemas: dict[str, io.Schema]) -> None:
     assert list(schemas) == [
         "AsynDM_CrossAttentionMask",
         "AsynDM_TimestepMap",
         "AsynDM_KSampler",
         "AsynDM_Apply",
         "AsynDM_DemoModel",
+        "AsynDM_Compare",
     ]
     assert {schema.category for schema in schemas.values()} == {"AsynDM"}
 

@@ -17,7 +17,8 @@ from demo.scorer import score
 from demo.world import SIZE, Claims, Promise
 
 ROOT = Path(__file__).resolve().parents[2]
-NODES = ("AsynDM_CrossAttentionMask", "AsynDM_TimestepMap", "AsynDM_KSampler", "AsynDM_Apply", "AsynDM_DemoModel")
+NODES = ("AsynDM_CrossAttentionMask", "AsynDM_TimestepMap", "AsynDM_KSampler", "AsynDM_Apply", "AsynDM_DemoModel",
+         "AsynDM_Compare")  # fmt: skip
 WORKFLOWS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "workflows").glob("*.json"))}
 ON_DEMO_MODEL = [n for n, w in WORKFLOWS.items() if any(node["type"] == "AsynDM_DemoModel" for node in w["nodes"])]
 PROMPT = "a green boat on the sea under two moons"
@@ -114,6 +115,20 @@ def test_template_runs(name: str, server: Server, object_info: dict[str, Any]) -
         for number in ids_of(prompt, kind):
             for entry in outputs[number]["images"]:
                 assert server.image(entry).std() > 5, f"{kind} {number} of {name} is blank"
+
+
+def test_compare_shows_the_two_saved_pictures_of_one_seed(server: Server, object_info: dict[str, Any]) -> None:
+    """Left the ordinary sampler's, right AsynDM's; they start from the same noise and differ."""
+    prompt = to_api(WORKFLOWS["asyndm_compare"], object_info)
+    first, second = (prompt[number]["inputs"] for number in ids_of(prompt, "AsynDM_KSampler"))
+    assert {name for name in first if first[name] != second[name]} == {"timestep_map"}
+    prompt[ids_of(prompt, "PrimitiveInt")[0]]["inputs"]["value"] += 1  # what is cached from an earlier run is not told again
+    outputs = server.run(prompt)
+    (compared,) = (outputs[number]["asyndm"][0] for number in ids_of(prompt, "AsynDM_Compare"))
+    saved = [server.image(outputs[number]["images"][0]) for number in ids_of(prompt, "SaveImage")]
+    assert compared["batch"] == 1
+    assert np.array_equal(server.image(compared["a"]), saved[0]) and np.array_equal(server.image(compared["b"]), saved[1])
+    assert np.abs(saved[0].astype(int) - saved[1]).max() > 16
 
 
 def test_the_triplet_tells_three_pictures_apart(server: Server, object_info: dict[str, Any]) -> None:

@@ -132,7 +132,14 @@ def problems(workflow: dict, classes: dict[str, Any]) -> list[str]:
 
 
 def test_there_are_templates() -> None:
-    assert {"asyndm_demo", "asyndm_painted_mask", "asyndm_triplet", "asyndm_sd15", "asyndm_sdxl"} <= WORKFLOWS.keys()
+    assert {
+        "asyndm_demo",
+        "asyndm_painted_mask",
+        "asyndm_triplet",
+        "asyndm_compare",
+        "asyndm_sd15",
+        "asyndm_sdxl",
+    } <= WORKFLOWS.keys()
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)

@@ -8,6 +8,7 @@ import { settings } from "./settings.mjs";
 import { addView, element, refreshSoon } from "./view.mjs";
 
 const SHARPNESS = 2;
+const WIDE = 300; // of a new node, so that both panels fit side by side
 let runs = new Map();
 
 /** Take in some frames of a run, as the server sent them. */
@@ -114,6 +115,7 @@ export function addOverlay(node) {
     refresh();
   });
   new ResizeObserver(refreshSoon).observe(panels);
+  if (node.size[0] < WIDE) node.setSize([WIDE, node.size[1]]);
   addView(node, "asyndm_run", body, refresh);
 }
 

@@ -12,7 +12,10 @@ const lastRuns = new WeakMap();
 /** Keep what a node said of its last run: values that other nodes make are known only then. */
 export const keepRun = (node, said) => lastRuns.set(node, said);
 
-const value = (node, name) => valueOf(app.rootGraph, node, name) ?? lastRuns.get(node)?.[name];
+/** What a node said of its last run, or undefined. */
+export const lastRun = (node) => lastRuns.get(node);
+
+const value = (node, name) => valueOf(app.rootGraph, node, name) ?? lastRun(node)?.[name];
 
 /**
  * Text and targets of a Cross-Attention Mask now.
