@@ -28,6 +28,10 @@ app.registerExtension({
   name: "AsynDM",
   setup() {
     api.addEventListener("graphChanged", refreshSoon);
+    const theme = new MutationObserver(refreshSoon);
+    for (const root of [document.documentElement, document.body]) {
+      theme.observe(root, { attributes: true, attributeFilter: ["class", "style"] });
+    }
   },
   beforeRegisterNodeDef(nodeType, nodeData) {
     if (nodeData.name === "AsynDM_CrossAttentionMask") readSettings(nodeData);

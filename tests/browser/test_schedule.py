@@ -64,6 +64,18 @@ def test_dragging_a_line_sets_its_strength(page: Page) -> None:
     assert page.value(MAP, "strength") == 0.9 and page.value(MASK, "targets") == "boat, sea:1"
 
 
+def test_the_plot_is_drawn_anew_in_another_theme(page: Page) -> None:
+    masked_map(page)
+    picture = "return document.querySelector('.asyndm-plot').toDataURL()"
+    dark = page.js(picture)
+    page.set_setting("Comfy.ColorPalette", "light")
+    try:
+        page.wait("document.querySelector('.asyndm-plot').toDataURL() !== arguments[0]", dark)
+    finally:
+        page.set_setting("Comfy.ColorPalette", "dark")
+    page.wait("document.querySelector('.asyndm-plot').toDataURL() === arguments[0]", dark)
+
+
 def test_modes(page: Page) -> None:
     masked_map(page)
     page.set(MAP, "mode", "concave")

@@ -32,6 +32,11 @@ def object_info(server: Server) -> dict[str, Any]:
     return server.json("/object_info")
 
 
+def inputs_of(info: dict[str, Any]) -> dict[str, Any]:
+    """The inputs of a node that a person sees, by name."""
+    return {**info["input"].get("required", {}), **info["input"].get("optional", {})}
+
+
 def to_api(workflow: dict, object_info: dict[str, Any]) -> dict:
     """A template as the frontend would send it: each node's linked inputs and, in their order, its widgets' values."""
     links = {link[0]: link for link in workflow["links"]}
@@ -41,9 +46,8 @@ def to_api(workflow: dict, object_info: dict[str, Any]) -> dict:
         if info is None:
             continue
         values = iter(node.get("widgets_values", ()))
-        declared = info["input"]
         inputs: dict[str, Any] = {}
-        for name, spec in itertools.chain(declared.get("required", {}).items(), declared.get("optional", {}).items()):
+        for name, spec in inputs_of(info).items():
             options = spec[1] if len(spec) > 1 else {}
             if isinstance(spec[0], list) or spec[0] in ("COMBO", "INT", "FLOAT", "STRING", "BOOLEAN"):
                 inputs[name] = next(values)
@@ -74,9 +78,8 @@ def test_every_node_and_input_explains_itself(object_info: dict[str, Any]) -> No
     for name in NODES:
         info = object_info[name]
         assert info["category"] == "AsynDM" and len(info["description"]) > 40
-        for group in info["input"].values():
-            for input_name, spec in group.items():
-                assert len(spec[1].get("tooltip") or "") > 20, f"{name}.{input_name} has no tooltip"
+        for input_name, spec in inputs_of(info).items():
+            assert len(spec[1].get("tooltip") or "") > 20, f"{name}.{input_name} has no tooltip"
 
 
 @pytest.mark.parametrize("name", NODES)
@@ -85,7 +88,7 @@ def test_every_node_has_a_help_page_that_names_all_inputs_and_outputs(
 ) -> None:
     page = server.get(f"/extensions/{PACK}/docs/{name}/en.md").decode()
     info = object_info[name]
-    for word in [*itertools.chain(*info["input"].values()), *info["output_name"]]:
+    for word in [*inputs_of(info), *info["output_name"]]:
         assert f"**{word}**" in page, f"{name}/en.md does not explain {word}"
     for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page):
         assert server.get(f"/extensions/{PACK}/docs/{picture}")[:2] == b"\xff\xd8"

@@ -61,7 +61,7 @@ export function addView(node, name, body, refresh) {
   widget.serialize = false;
   new ResizeObserver(() => {
     if (!body.isConnected || (body.offsetHeight === 0 && !body.hidden)) return;
-    const wanted = body.hidden ? 0 : Math.ceil(body.offsetHeight) + 6;
+    const wanted = body.hidden ? 0 : Math.ceil(body.offsetHeight) + 2 * widget.margin;
     if (wanted === height) return;
     height = wanted;
     makeRoom(node);
