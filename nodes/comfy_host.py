@@ -392,6 +392,26 @@ def _warn_of_stretched_masks(timestep_map: TimestepMap, height: int, width: int)
         )  # fmt: skip
 
 
+ONE_SIGMA = {"RescaleCFG": "RescaleCFG", "TemporalScoreRescaling": "TSR"}
+"""Guidance of ComfyUI's nodes that computes with the one sigma it is told, by the class that it comes from."""
+
+
+def check_options(model_options: Mapping[str, Any], denoise_mask: Tensor | None) -> None:
+    """ValueError, naming the node, where something computes or decides by one sigma for all pixels."""
+    functions = [model_options.get("sampler_cfg_function"), *model_options.get("sampler_post_cfg_function", [])]
+    owners = [getattr(function, "__qualname__", "").split(".")[0] for function in functions]
+    found = [ONE_SIGMA[owner] for owner in owners if owner in ONE_SIGMA]
+    if "easycache" in model_options.get("transformer_options", {}):
+        found.append("EasyCache (or LazyCache)")
+    if denoise_mask is not None and "denoise_mask_function" in model_options:
+        found.append("Differential Diffusion")
+    if found:
+        raise ValueError(
+            f"{' and '.join(found)} and AsynDM do not go together: it goes by one noise level for all pixels, and they have "
+            "several. Bypass one of the two nodes."
+        )
+
+
 def _warn_of_unknown_controls(controls: Sequence[Any]) -> None:
     """ControlNets for UNets are told every pixel's noise level, T2I adapters need none; of others nothing is known."""
     chained = [each for control in controls for each in control_chain(control)]
@@ -450,11 +470,7 @@ class _Run:
         check_model(guider.inner_model, noise)
         conds = _positive(guider)
         check_words(plan.words, conds)
-        if denoise_mask is not None and "denoise_mask_function" in extra_args["model_options"]:
-            raise ValueError(
-                "Differential Diffusion and AsynDM do not go together yet: it decides by one sigma for all pixels which "
-                "of them are kept. Bypass one of the two nodes."
-            )
+        check_options(extra_args["model_options"], denoise_mask)
         _warn_of_unknown_controls([cond["control"] for cond in conds if "control" in cond])
         self.authors_end = plan.paper and float(sigmas[-1]) == 0
         if self.authors_end:

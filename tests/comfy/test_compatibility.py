@@ -1,0 +1,286 @@
+"""What else is in an artist's graph: each of it with AsynDM, on real ComfyUI nodes; docs/compatibility.md is this table.
+
+``yes`` means, for the nodes here:
+- our loop on a uniform map gives the stock sampler's latents, with the other node at work;
+- in a batch of a picture that lags everywhere and one that nowhere does (so the map is not uniform, and all per-pixel code is
+  in use), each picture is what stock ComfyUI makes of it alone, on its own sigmas;
+- a map within one picture makes a difference, and the other node's effect is there.
+
+``ASYNDM_WRITE_PAGES=1 python -m pytest tests/comfy/test_compatibility.py`` writes the page anew.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import comfy.hooks
+import pytest
+import torch
+from asyndm_pack.asyndm_core.regions import Regions, Target
+from tiny import LEFT, NEGATIVE, POSITIVE, asyn, cond, difference, make_model, painted, plain
+from torch import Tensor
+
+import nodes as comfy_nodes
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
+SIZE = 16
+ALL, NONE = torch.ones(1, SIZE, SIZE), torch.zeros(1, SIZE, SIZE)
+NO_STRENGTH = Regions((Target("fox", 0.0),))
+TOLERANCE = 2e-5
+BATCH = 2e-4
+"""A batch of two rounds otherwise than one picture, and these models magnify it."""
+STEPS = 5
+
+Model = Any
+Conds = dict[str, list]
+PLAIN: Conds = {"positive": POSITIVE, "negative": NEGATIVE}
+
+
+def extra(module: str, name: str) -> Any:
+    """A node of ComfyUI, skipped where this version has it not."""
+    try:
+        return getattr(importlib.import_module(f"comfy_extras.{module}"), name)
+    except (ImportError, AttributeError):
+        pytest.skip(f"this ComfyUI has no {name}")
+
+
+def patched_by(module: str, name: str, *values: Any) -> Callable[[Model], Model]:
+    """A node that takes a MODEL and gives one."""
+
+    def patch(model: Model) -> Model:
+        node = extra(module, name)
+        if not hasattr(node, "execute"):
+            return getattr(node(), node.FUNCTION)(model, *values)[0]
+        made = node.execute(model, *values)
+        return getattr(made, "result", made)[0]
+
+    return patch
+
+
+def lora(model: Model) -> Model:
+    """Low-rank patches on every kind of layer, as LoraLoader adds them; also those that read the timestep."""
+    patched = model.clone()
+    names = ("attn2.to_k.weight", "attn2.to_q.weight", "attn1.to_v.weight", "emb_layers.1.weight", "in_layers.2.weight")
+    generator = torch.Generator().manual_seed(9)
+    weights = {key: value for key, value in model.model.state_dict().items() if key.endswith(names)}
+    changes = {key: (0.3 * value.std() * torch.randn(value.shape, generator=generator),) for key, value in weights.items()}
+    assert len(patched.add_patches(changes, 0.8)) == len(changes) > 10
+    return patched
+
+
+def attention_patch(model: Model) -> Model:
+    """An attn2 patch that adds tokens with an attention of their own, as IPAdapter does."""
+    patched = model.clone()
+    image = torch.randn(1, 4, 32, generator=torch.Generator().manual_seed(12))
+
+    def replace(q: Tensor, context: Tensor, value: Tensor, extra_options: dict) -> Tensor:
+        heads = extra_options["n_heads"]
+        attend = importlib.import_module("comfy.ldm.modules.attention").optimized_attention
+        more = image.repeat(q.shape[0], 1, q.shape[-1] // 32)
+        return attend(q, context, value, heads) + 0.5 * attend(q, more, more, heads)
+
+    for block in (("input", 1), ("middle", 0), ("output", 0)):
+        patched.set_model_attn2_replace(replace, *block, 0)
+    return patched
+
+
+def hooked_lora(positive: list) -> list:
+    """A LoRA on one cond only, by ComfyUI's hooks, with its strength on a schedule."""
+    layer = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_v"
+    generator = torch.Generator().manual_seed(10)
+    up, down = torch.randn(256, 4, generator=generator), torch.randn(4, 256, generator=generator)
+    group = comfy.hooks.create_hook_lora({f"{layer}.lora_up.weight": up, f"{layer}.lora_down.weight": down}, 0.05, 0.0)
+    keyframes = comfy.hooks.HookKeyframeGroup()
+    for strength, start in ((1.0, 0.0), (0.2, 0.5)):
+        keyframes.add(comfy.hooks.HookKeyframe(strength=strength, start_percent=start))
+    group.set_keyframes_on_hooks(keyframes)
+    return comfy.hooks.set_hooks_for_conditioning(positive, group)
+
+
+def with_positive(change: Callable[[list], list]) -> Callable[[Conds], Conds]:
+    return lambda conds: {**conds, "positive": change(conds["positive"])}
+
+
+SECOND = cond(3)
+NODES = comfy_nodes
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. change: of the MODEL; conds: of positive and negative.
+
+    alone: whether a picture of a batch is what it is alone, without AsynDM. by_background: whether the other node goes by
+    the run's schedule, which is the background's. note: for the page.
+    """
+
+    name: str
+    change: Callable[[Model], Model] = lambda model: model
+    conds: Callable[[Conds], Conds] = lambda conds: conds
+    alone: bool = True
+    by_background: bool = False
+    note: str = ""
+
+
+def set_area(positive: list) -> list:
+    return [*NODES.ConditioningSetArea().append(positive, 64, 96, 32, 16, 1.0)[0], *SECOND]
+
+
+def set_mask(positive: list) -> list:
+    mask = torch.zeros(1, SIZE, SIZE)
+    mask[..., : SIZE // 2] = 1
+    return [*NODES.ConditioningSetMask().append(positive, mask, "default", 1.0)[0], *SECOND]
+
+
+def set_range(positive: list) -> list:
+    return [*NODES.ConditioningSetTimestepRange().set_range(positive, 0.0, 0.5)[0], *SECOND]
+
+
+def zeroed(conds: Conds) -> Conds:
+    return {**conds, "negative": NODES.ConditioningZeroOut().zero_out(conds["negative"])[0]}
+
+
+YES = (
+    Row("LoRA", lora, note="on attention, convolutions and the layers that read the timestep"),
+    Row("LoRA by hooks, with keyframes", conds=with_positive(hooked_lora), by_background=True),
+    Row("attn2 patches (IPAdapter and kin)", attention_patch, note="the model's own attention is read beside them"),
+    Row("Perturbed-Attention Guidance", patched_by("nodes_pag", "PerturbedAttentionGuidance", 3.0)),
+    Row("Self-Attention Guidance", patched_by("nodes_sag", "SelfAttentionGuidance", 0.5, 2.0)),
+    Row("FreeU", patched_by("nodes_freelunch", "FreeU", 1.1, 1.2, 0.9, 0.2)),
+    Row("FreeU V2", patched_by("nodes_freelunch", "FreeU_V2", 1.3, 1.4, 0.9, 0.2)),
+    Row("NAG", patched_by("nodes_nag", "NAGuidance", 3.0, 0.5, 1.5)),
+    Row("APG", patched_by("nodes_apg", "APG", 1.0, 5.0, 0.0)),
+    Row("CFG-Zero*", patched_by("nodes_cfg", "CFGZeroStar")),
+    Row("TCFG", patched_by("nodes_tcfg", "TCFG")),
+    Row("FreSca", patched_by("nodes_fresca", "FreSca", 1.0, 1.25, 3)),
+    Row("Mahiro", patched_by("nodes_mahiro", "Mahiro"), alone=False),
+    Row("Epsilon Scaling", patched_by("nodes_eps", "EpsilonScaling", 1.01)),
+    Row("Perp-Neg", patched_by("nodes_perpneg", "PerpNeg", cond(5), 0.7), alone=False),
+    Row("Token merging (ToMe)", patched_by("nodes_tomesd", "TomePatchModel", 0.3), alone=False),
+    Row("HyperTile", patched_by("nodes_hypertile", "HyperTile", 64, 2, 0, False), alone=False),
+    Row(
+        "DeepShrink (PatchModelAddDownscale)",
+        patched_by("nodes_model_downscale", "PatchModelAddDownscale", 1, 2.0, 0.0, 0.6, True, "bicubic", "bicubic"),
+        by_background=True,
+    ),
+    Row("UNetCrossAttentionMultiply", patched_by("nodes_attention_multiply", "UNetCrossAttentionMultiply", 1.0, 1.2, 1.0, 1.0)),
+    Row("ModelSamplingDiscrete", patched_by("nodes_model_advanced", "ModelSamplingDiscrete", "v_prediction", True),
+        note="v-prediction, zsnr"),
+    Row("ModelSamplingContinuousEDM", patched_by("nodes_model_advanced", "ModelSamplingContinuousEDM", "eps", 120.0, 0.002)),
+    Row("Conditioning (Combine)", conds=with_positive(lambda p: NODES.ConditioningCombine().combine(p, SECOND)[0])),
+    Row("Conditioning (Concat)", conds=with_positive(lambda p: NODES.ConditioningConcat().concat(p, SECOND)[0])),
+    Row("Conditioning (Average)", conds=with_positive(lambda p: NODES.ConditioningAverage().addWeighted(p, SECOND, 0.7)[0])),
+    Row("Conditioning (Set Area)", conds=with_positive(set_area)),
+    Row("Conditioning (Set Mask)", conds=with_positive(set_mask)),
+    Row("ConditioningSetTimestepRange", conds=with_positive(set_range), by_background=True),
+    Row("Conditioning Zero Out", conds=zeroed),
+    Row("Prompts of several lengths", conds=lambda conds: {**conds, "negative": cond(2, tokens=154)}),
+)  # fmt: skip
+
+REFUSED = (
+    Row("RescaleCFG", patched_by("nodes_model_advanced", "RescaleCFG", 0.7)),
+    Row("TSR", patched_by("nodes_eps", "TemporalScoreRescaling", 0.95, 1.0)),
+    Row("EasyCache", patched_by("nodes_easycache", "EasyCache", 0.2, 0.15, 0.95, False)),
+    Row("LazyCache", patched_by("nodes_easycache", "LazyCache", 0.2, 0.15, 0.95, False)),
+)
+"""They go by one noise level for all pixels."""
+
+ELSEWHERE = (
+    ("ControlNet, T2I adapter", "yes", "also union, chains, ranges, areas", "test_controlnet"),
+    ("Controls of other packs", "yes, roughly", "one noise level for all pixels, with a warning", "test_controlnet"),
+    ("Inpainting (noise masks)", "yes", "known pixels at their own noise level", "test_parity"),
+    ("Image to image, regional denoise", "yes", "", "test_regional_denoise"),
+    ("CFGGuider, BasicGuider, DualCFGGuider", "yes", "with SamplerCustomAdvanced", "test_parity"),
+    ("KSampler (Advanced), start and end steps", "yes", "regional denoise needs add_noise", "test_parity"),
+    ("Textual inversion, weights, long prompts", "yes", "", "test_tokens"),
+    ("Wrappers and patches of other packs", "yes", "they are called as before", "test_state"),
+    ("Differential Diffusion", "refused", "it decides by one noise level for all pixels", "test_errors"),
+    ("Tiles and context windows within one sampling", "refused", "they cut the latents under the map", "test_errors"),
+    ("Samplers without a per-pixel formula", "refused", "the message lists those that have one", "test_errors"),
+    ("Transformers and video models", "refused", "UNets of the SD1.x, SD2.x and SDXL families only", "test_errors"),
+)
+"""Rows whose tests are in other files: name, verdict, note, file."""
+
+
+@cache
+def bare() -> Model:
+    """The tiny model, with enough channels for FreeU's two widths."""
+    return make_model(channels=64, channel_mult=[1, 2, 4])
+
+
+def sampled(model: Model, conds: Conds, rows: list[int], cfg: float = 5.0) -> Tensor:
+    """The stock KSampler on pictures of one batch, each with the noise that it has there."""
+    torch.manual_seed(0)
+    image = torch.randn(2, 4, SIZE, SIZE, generator=torch.Generator().manual_seed(2))[rows]
+    latent = {"samples": image, "batch_index": rows}
+    return NODES.common_ksampler(
+        model, 7, STEPS, cfg, "dpmpp_2m", "karras", conds["positive"], conds["negative"], latent, denoise=0.9
+    )[0]["samples"]
+
+
+@pytest.mark.parametrize("row", YES, ids=lambda row: row.name)
+def test_yes(row: Row) -> None:
+    """See the top of this file."""
+    conds = row.conds(PLAIN)
+
+    def model() -> Model:
+        return row.change(bare())
+
+    stock = [sampled(model(), conds, [n]) for n in range(2)]
+    assert difference(stock[0], sampled(bare(), PLAIN, [0])) > 1e-4, "the other node has no effect here"
+    assert difference(sampled(plain(model(), NO_STRENGTH, strength=0.0), conds, [0]), stock[0]) < TOLERANCE
+    half = painted(torch.nn.functional.interpolate(LEFT[None], size=(SIZE, SIZE))[0])
+    assert difference(sampled(asyn(model(), half), conds, [0]), stock[0]) > 1e-3
+    if not row.alone:
+        return
+    together = sampled(asyn(model(), painted(ALL, NONE)), conds, [0, 1])
+    assert difference(together[1:], stock[1]) < BATCH
+    if row.by_background:
+        alone = sampled(asyn(model(), painted(ALL)), conds, [0])
+    else:
+        alone = sampled(asyn(model(), Regions(), mode="concave"), conds, [0])
+    assert difference(together[:1], alone) < BATCH
+    assert difference(alone, stock[0]) > 1e-3
+
+
+@pytest.mark.parametrize("row", REFUSED, ids=lambda row: row.name)
+def test_refused(row: Row) -> None:
+    """Said by name, before anything is sampled; a map that asks for nothing is no reason."""
+    model = row.change(bare())
+    with pytest.raises(ValueError, match=rf"{row.name}.* and AsynDM do not go together: .* Bypass one of the two nodes"):
+        sampled(asyn(model, painted(ALL, NONE)), PLAIN, [0, 1])
+    sampled(asyn(model, mode="synchronous"), PLAIN, [0])
+
+
+def page() -> str:
+    """docs/compatibility.md."""
+    one_sigma = "it goes by one noise level for all pixels"
+    lines = [(row.name, "yes", row.note, "test_compatibility") for row in YES]
+    lines += [(row.name, "refused", one_sigma, "test_compatibility") for row in REFUSED]
+    ordered = sorted([*lines, *ELSEWHERE], key=lambda line: ("yes", "yes, roughly", "refused").index(line[1]))
+    rows = "\n".join(f"| {name} | **{verdict}** | {note} | {file} |" for name, verdict, note, file in ordered)
+    return f"""# What goes together with AsynDM
+
+**yes**: tested on ComfyUI's own nodes with small random models, in ComfyUI 0.8.0 and 0.33.0 (a node that a version lacks is
+left out there): the model and everything that needs the noise level is told that of every pixel, and where nothing lags the
+picture is the stock one. **refused**: sampling stops with a message that names the node to bypass, instead of giving a
+silently wrong picture.
+
+| in the graph | | | tests/comfy |
+|---|---|---|---|
+{rows}
+"""
+
+
+def test_the_page_is_this_table() -> None:
+    """With ASYNDM_WRITE_PAGES set, it is written anew."""
+    if os.environ.get("ASYNDM_WRITE_PAGES"):
+        PAGE.write_text(page(), encoding="utf-8")
+    assert PAGE.read_text(encoding="utf-8") == page()
+    files = {path.stem for path in Path(__file__).parent.glob("test_*.py")}
+    assert {file for *_, file in ELSEWHERE} <= files
