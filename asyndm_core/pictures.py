@@ -140,9 +140,11 @@ def plain_clock(steps: int, paper: bool = False) -> Clock:
     return (paper_clock if paper else table_clock)(table, torch.cat([positions, torch.zeros(1)]), grid)
 
 
-def progress_line(clock: Clock, curve: str, strength: float) -> Tensor:
-    """The progress (N + 1,) at every step of a pixel that follows one curve all the time."""
-    state = clock.start(())
+def progress_line(clock: Clock, curve: str, strength: float, denoise: float = 1.0) -> Tensor:
+    """The progress (N + 1,) at every step of a pixel that follows one curve all the time, from its own denoise on."""
+    if denoise == 0:
+        return torch.full((clock.steps + 1,), float(clock.steps))
+    state = clock.start(()) if denoise == 1 else clock.start_at(torch.tensor(denoise, device=clock.sigmas.device))
     line = []
     for step in range(clock.anchor, clock.steps):
         if step >= 0:
@@ -180,7 +182,7 @@ def schedule_plot(clock: Clock, regions: Sequence[Region], colours: Tensor, heig
         image = _paint(image, upright * ((rows >= margin) & (rows <= height - margin)), GRID)
         image = _paint(image, level, GRID)
     background = height_of(progress_line(clock, "linear", 0.0))
-    lines = [height_of(progress_line(clock, region.curve, region.strength)) for region in regions]
+    lines = [height_of(progress_line(clock, region.curve, region.strength, region.denoise)) for region in regions]
     for line, colour in zip(lines, colours, strict=True):
         wedge = (rows - line + 0.5).clamp(0, 1) * (background - rows + 0.5).clamp(0, 1) * frame
         image = _paint(image, 0.1 * wedge, colour.tolist())

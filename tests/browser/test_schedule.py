@@ -53,6 +53,17 @@ def test_lines_are_the_samplers(page: Page, curve: str) -> None:
         assert drawn[name] == pytest.approx(progress_line(plain_clock(20), curve, strength).tolist(), abs=1e-4)
 
 
+def test_regions_start_at_their_own_denoise(page: Page) -> None:
+    """Lines begin where regions do, and a line that begins lower is dragged as the others are."""
+    masked_map(page)
+    page.set(MAP, "region_denoise", 0.5)
+    drawn = lines(page)
+    wanted = progress_line(plain_clock(20), page.value(MAP, "curve"), 0.4, 0.5).tolist()
+    assert drawn["sea"] == pytest.approx(wanted, abs=1e-4) and drawn["sea"][0] == 10
+    page.set(MAP, "background_denoise", 0.5)
+    assert lines(page)["sea"][0] == 0
+
+
 def test_dragging_a_line_sets_its_strength(page: Page) -> None:
     masked_map(page)
     canvas = page.element(".asyndm-plot")

@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { css, regionColour } from "../../web/lib/colours.mjs";
-import { leftAt, planned, progressLine, strengthThrough } from "../../web/lib/curves.mjs";
+import { backgroundDenoise, leftAt, planned, progressLine, strengthThrough } from "../../web/lib/curves.mjs";
 import * as prompt from "../../web/lib/prompt.mjs";
 
 const golden = JSON.parse(readFileSync(new URL("./golden.json", import.meta.url), "utf8"));
@@ -15,16 +15,17 @@ const lists = {
 
 test("every schedule is Python's to 1e-6", () => {
   assert.ok(golden.schedules.length > 150);
-  for (const { steps, curve, strength, paper, line } of golden.schedules) {
-    const ours = progressLine(steps, curve, strength, paper);
+  for (const { steps, curve, strength, paper, denoise, line } of golden.schedules) {
+    const ours = progressLine(steps, curve, strength, paper, denoise);
     assert.equal(ours.length, line.length);
     ours.forEach((q, n) => assert.ok(Math.abs(q - line[n]) < 1e-6, `${curve} ${strength} N=${steps} ${paper} step ${n}: ${q} is not ${line[n]}`));
   }
 });
 
 test("regions of a chain are Python's", () => {
-  for (const { layers, regions } of golden.plans) {
-    assert.deepEqual(planned(layers).map(({ name, curve, strength }) => ({ name, curve, strength })), regions);
+  for (const { layers, regions, background } of golden.plans) {
+    assert.deepEqual(planned(layers).map(({ name, curve, strength, denoise }) => ({ name, curve, strength, denoise })), regions);
+    assert.equal(backgroundDenoise(layers), background);
   }
   const [first, second] = planned(golden.plans[0].layers);
   assert.deepEqual([first.layer, first.target, second.target], [0, 0, 1]);

@@ -17,7 +17,7 @@ import torch
 from asyndm_core import tokens
 from asyndm_core.clock import Clock
 from asyndm_core.curves import CURVES
-from asyndm_core.pictures import COLOURS, palette, plain_clock
+from asyndm_core.pictures import COLOURS, palette, plain_clock, progress_line
 from asyndm_core.regions import MODES, Regions, Target, TimestepMap, make_plan
 
 HERE = Path(__file__).parent
@@ -33,9 +33,11 @@ PROMPTS = (
 TYPED = ("", "rabbit, basketball:0.4", " red  fox : .5 ,\nhat:1\n", "a:b, c:0.25:0.5", "tea-party, Rabbit's", "x, y,, z:+1.")
 
 
-def exact_line(clock: Clock, curve: str, strength: float) -> list[float]:
+def exact_line(clock: Clock, curve: str, strength: float, denoise: float) -> list[float]:
     """``pictures.progress_line`` in float64."""
-    state = clock.start(()).double()
+    if denoise == 0:
+        return progress_line(clock, curve, strength, denoise).tolist()
+    state = clock.start(()).double() if denoise == 1 else clock.start_at(torch.tensor(denoise, dtype=torch.float64))
     line = []
     for step in range(clock.anchor, clock.steps):
         if step >= 0:
@@ -45,14 +47,15 @@ def exact_line(clock: Clock, curve: str, strength: float) -> list[float]:
 
 
 def schedules() -> list[dict[str, Any]]:
-    """Progress lines of every curve, for few and many steps, by both presets."""
+    """Progress lines of every curve, for few and many steps, by both presets; in the default one from any denoise."""
     counts = [(steps, paper) for steps in (1, 2, 3, 20, 50) for paper in (False, True) if steps > 1 or not paper]
     clocks = [(steps, paper, plain_clock(steps, paper)) for steps, paper in counts]
     return [
-        {"steps": steps, "curve": curve, "strength": k, "paper": paper, "line": exact_line(clock, curve, k)}
+        {"steps": steps, "curve": curve, "strength": k, "paper": paper, "denoise": d, "line": exact_line(clock, curve, k, d)}
         for steps, paper, clock in clocks
         for curve in CURVES
         for k in (0.0, 0.15, 0.4, 0.8, 1.0)
+        for d in ((1.0,) if paper or k == 0.15 else (1.0, 0.55, 0.02, 0.0))
     ]
 
 
@@ -67,14 +70,22 @@ def plans() -> list[dict[str, Any]]:
         [{"targets": (rabbit, ball), "mask": mask, "mask_mode": "limit"}],
         [{"targets": (rabbit,), "mask": mask, "mask_mode": "add"}, {"targets": (), "mask": mask, "mask_mode": "replace"}],
         [{"targets": (), "mask": mask, "mask_mode": "replace", "mode": "concave", "strength": 0.6}],
+        [{"targets": (rabbit,), "region_denoise": 0.8, "background_denoise": 0.2}],
+        [
+            {"targets": (ball,), "mode": "concave", "region_denoise": 0.3, "background_denoise": 0.5},
+            {"targets": (rabbit,), "mask": mask, "mask_mode": "add", "region_denoise": 0.8, "background_denoise": 0.0},
+        ],
+        [{"targets": (rabbit,), "mode": "synchronous", "region_denoise": 0.8, "background_denoise": 0.2}],
+        [{"targets": (rabbit,), "region_denoise": 0.0, "background_denoise": 0.0}],
     ]
     result = []
     for chain in chains:
         timestep_map, layers = None, []
         for given in chain:
             layer = {"curve": "quadratic", "strength": 0.7, "mode": MODES[0], "mask": None, "mask_mode": "limit", **given}
+            own = {name: layer.get(name, 1.0) for name in ("region_denoise", "background_denoise")}
             regions = Regions(layer["targets"], mask=layer["mask"], mask_mode=layer["mask_mode"])
-            timestep_map = TimestepMap(regions, layer["curve"], layer["strength"], layer["mode"], previous=timestep_map)
+            timestep_map = TimestepMap(regions, layer["curve"], layer["strength"], layer["mode"], previous=timestep_map, **own)
             layers.append(
                 {
                     "targets": [{"text": t.text, "strength": t.strength} for t in layer["targets"]],
@@ -83,11 +94,14 @@ def plans() -> list[dict[str, Any]]:
                     "mode": layer["mode"],
                     "painted": layer["mask"] is not None,
                     "maskMode": layer["mask_mode"],
+                    "regionDenoise": own["region_denoise"],
+                    "backgroundDenoise": own["background_denoise"],
                 }
             )
         assert timestep_map is not None
-        made = [{"name": r.name, "curve": r.curve, "strength": r.strength} for r in make_plan(timestep_map, 4, 4).regions]
-        result.append({"layers": layers, "regions": made})
+        plan = make_plan(timestep_map, 4, 4)
+        made = [{"name": r.name, "curve": r.curve, "strength": r.strength, "denoise": r.denoise} for r in plan.regions]
+        result.append({"layers": layers, "regions": made, "background": plan.background_denoise})
     return result
 
 

@@ -24,11 +24,13 @@ export const CURVES = {
  * @param {number} steps N >= 1
  * @param {string} curve a name of CURVES; strength in [0, 1]
  * @param {boolean} paper as the paper preset counts: regions lag from one interval before the first step
+ * @param {number} denoise in [0, 1]: where the pixel starts; 0 is kept as it is
  */
-export function progressLine(steps, curve, strength, paper = false) {
+export function progressLine(steps, curve, strength, paper = false, denoise = 1) {
+  if (denoise === 0) return Array(steps + 1).fill(steps);
   const anchor = paper ? -1 : 0;
   const track = { end: 0, unit: 1, intervals: paper ? steps : Math.max(steps - 1, 1) };
-  let state = steps - 1 - anchor;
+  let state = denoise === 1 ? steps - 1 - anchor : Math.max(steps * denoise - 1, 0);
   const line = [];
   for (let step = anchor; step < steps; step++) {
     if (step >= 0) line.push(steps - 1 - state);
@@ -48,27 +50,40 @@ export function leftAt(line, share) {
 }
 
 /** The strength whose curve comes nearest to the point (share of the run, what is left), to 0.01: for dragging. */
-export function strengthThrough(share, left, steps, curve, paper = false) {
+export function strengthThrough(share, left, steps, curve, paper = false, denoise = 1) {
   let low = 0;
   let high = 1;
   for (let n = 0; n < 30; n++) {
     const middle = (low + high) / 2;
-    if (leftAt(progressLine(steps, curve, middle, paper), share) < left) low = middle;
+    if (leftAt(progressLine(steps, curve, middle, paper, denoise), share) < left) low = middle;
     else high = middle;
   }
   return Math.round(((low + high) / 2) * 100) / 100;
 }
 
+/** A denoise as a share of the greatest of a chain's layers; 1 where the run changes nothing at all. */
+function shareOf(denoise, layers) {
+  const whole = Math.max(...layers.flatMap((layer) => [layer.regionDenoise, layer.backgroundDenoise]));
+  return whole > 0 ? denoise / whole : 1;
+}
+
+/** Where the background starts, as a share of the run's denoise: 1 unless a layer is asynchronous and says otherwise. */
+export function backgroundDenoise(layers) {
+  const layer = layers.find(({ mode }) => mode === "asynchronous");
+  return layer ? shareOf(layer.backgroundDenoise, layers) : 1;
+}
+
 /**
  * The regions of a chain of timestep maps, first listed first, as asyndm_core/regions.py makes its plan.
  * @param {{targets: {text: string, strength: number | null}[], curve: string, strength: number, mode: string,
- *   painted: boolean, maskMode: string}[]} layers the earliest first
- * @returns {{name: string, curve: string, strength: number, layer: number, target: number | null}[]} target: which of
- *   its layer's targets it is (null: the painted mask, or all pixels)
+ *   painted: boolean, maskMode: string, regionDenoise: number, backgroundDenoise: number}[]} layers the earliest first
+ * @returns {{name: string, curve: string, strength: number, denoise: number, layer: number, target: number | null}[]}
+ *   denoise: share of the run's; target: which of its layer's targets it is (null: the painted mask, or all pixels)
  */
 export function planned(layers) {
-  return layers.flatMap(({ targets, curve, strength, mode, painted, maskMode }, layer) => {
-    const of = (name, k, target = null) => ({ name, curve, strength: k, layer, target });
+  return layers.flatMap(({ targets, curve, strength, mode, painted, maskMode, regionDenoise }, layer) => {
+    const denoise = mode === "concave" ? 1 : shareOf(regionDenoise, layers);
+    const of = (name, k, target = null) => ({ name, curve, strength: k, denoise, layer, target });
     if (mode === "synchronous") return [];
     const words = painted && maskMode === "replace" ? [] : targets;
     const own = words.map((target, index) => of(target.text, target.strength ?? strength, index));

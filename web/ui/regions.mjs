@@ -2,7 +2,7 @@
 
 import { app } from "../../../scripts/app.js";
 import { regionColour } from "../lib/colours.mjs";
-import { planned } from "../lib/curves.mjs";
+import { backgroundDenoise, planned } from "../lib/curves.mjs";
 import { chain, chainWith, origin, valueOf } from "../lib/graph.mjs";
 import { contentPhrases, parseTargets } from "../lib/prompt.mjs";
 import { settings } from "./settings.mjs";
@@ -43,8 +43,13 @@ function layer({ map, mask }) {
     mode: value(map, "mode") ?? "asynchronous",
     painted,
     maskMode,
+    regionDenoise: Number(value(map, "region_denoise") ?? 1),
+    backgroundDenoise: Number(value(map, "background_denoise") ?? 1),
   };
 }
+
+/** Where the background of a chain starts, as a share of the run's denoise. */
+export const backgroundOf = (map) => backgroundDenoise(chain(app.rootGraph, map).map(layer));
 
 /** The regions of the chain that ends at an Asynchronous Timestep Map, each with its colour and its two nodes. */
 export function regionsOf(map) {

@@ -5,7 +5,7 @@ import { css } from "../lib/colours.mjs";
 import { leftAt, progressLine, strengthThrough } from "../lib/curves.mjs";
 import { isFree, valueOf } from "../lib/graph.mjs";
 import { formatTargets, withStrength } from "../lib/prompt.mjs";
-import { regionsOf, wordsOf } from "./regions.mjs";
+import { backgroundOf, regionsOf, wordsOf } from "./regions.mjs";
 import { addView, element, refreshSoon, remember, setWidget } from "./view.mjs";
 
 const STEPS = 20;
@@ -25,20 +25,21 @@ export function addSchedule(node) {
     const paper = valueOf(app.rootGraph, node, "preset") === "paper";
     regions = regionsOf(node).map((region) => ({
       ...region,
-      line: progressLine(STEPS, region.curve, region.strength, paper),
+      line: progressLine(STEPS, region.curve, region.strength, paper, region.denoise),
       paper,
     }));
     const width = Math.round(canvas.clientWidth);
     const height = Math.round(canvas.clientHeight);
     const ink = getComputedStyle(body).color;
-    const entries = regions.map(({ name, curve, strength, colour }) => [name, curve, strength, colour]);
-    const state = JSON.stringify([entries, width, height, ink, paper]);
+    const entries = regions.map(({ name, curve, strength, denoise, colour }) => [name, curve, strength, denoise, colour]);
+    const background = progressLine(STEPS, "linear", 0, false, backgroundOf(node));
+    const state = JSON.stringify([entries, background[0], width, height, ink, paper]);
     if (state === shown) return;
     shown = state;
     canvas.dataset.lines = JSON.stringify(regions.map(({ name, line }) => ({ name, line })));
     legend.replaceChildren(...regions.map(legendEntry));
     if (!regions.length) legend.textContent = "No region lags: the stock sampler.";
-    if (width && height) paint(canvas, width, height, regions, ink);
+    if (width && height) paint(canvas, width, height, regions, background, ink);
   }
 
   function at(event) {
@@ -59,7 +60,7 @@ export function addSchedule(node) {
     const move = (moved) => {
       const point = at(moved);
       const region = regions[index];
-      if (region) setStrength(region, strengthThrough(point.share, point.left, STEPS, region.curve, region.paper));
+      if (region) setStrength(region, strengthThrough(point.share, point.left, STEPS, region.curve, region.paper, region.denoise));
       refresh();
     };
     canvas.addEventListener("pointermove", move);
@@ -108,7 +109,7 @@ function legendEntry({ name, strength, colour }) {
   return entry;
 }
 
-function paint(canvas, width, height, regions, ink) {
+function paint(canvas, width, height, regions, background, ink) {
   canvas.width = width * SHARPNESS;
   canvas.height = height * SHARPNESS;
   const draw = canvas.getContext("2d");
@@ -147,7 +148,7 @@ function paint(canvas, width, height, regions, ink) {
     draw.fillStyle = css(colour, 0.12);
     draw.beginPath();
     trace(line);
-    draw.closePath();
+    for (let step = STEPS; step >= 0; step--) draw.lineTo(x(step / STEPS), y(1 - background[step] / STEPS));
     draw.fill();
   }
   draw.lineJoin = "round";
@@ -155,7 +156,7 @@ function paint(canvas, width, height, regions, ink) {
   draw.globalAlpha = 0.7;
   draw.lineWidth = 1.5;
   draw.beginPath();
-  trace(progressLine(STEPS, "linear", 0));
+  trace(background);
   draw.stroke();
   draw.globalAlpha = 1;
   regions.forEach(({ line, colour }, index) => {
