@@ -67,7 +67,7 @@ class Bench:
         load_pack()
         import torch
         from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap
-        from asyndm_pack.nodes.comfy_host import Options, apply
+        from asyndm_pack.nodes.comfy_run import Options, apply
         from asyndm_pack.nodes.conditioning import ANNOTATION, Annotation
 
         self.steps, self.size = steps, size

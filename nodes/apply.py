@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..asyndm_core.regions import TimestepMap
-from .comfy_host import Options, apply
+from .comfy_run import Options, apply
 from .live_view import show_on
 from .types import ADVANCED, CATEGORY, TimestepMapSocket
 

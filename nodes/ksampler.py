@@ -14,7 +14,7 @@ from nodes import common_ksampler
 from ..asyndm_core.pictures import palette, timeline
 from ..asyndm_core.record import RunRecord
 from ..asyndm_core.regions import Plan, TimestepMap, make_plan
-from .comfy_host import Options, apply
+from .comfy_run import Options, apply
 from .latent_rgb import latent_to_rgb
 from .live_view import show_on
 from .types import ADVANCED, CATEGORY, TimestepMapSocket

@@ -11,7 +11,7 @@ from typing import Any
 from comfy_execution.utils import get_executing_context
 
 from ..asyndm_core.live import Frame, Live
-from .comfy_host import Start
+from .comfy_run import Start
 from .latent_rgb import latent_to_rgb
 
 EVENT = "asyndm.frames"

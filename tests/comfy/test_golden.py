@@ -33,8 +33,9 @@ import torch
 from asyndm_pack.asyndm_core.embedding import distinct
 from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap
 from asyndm_pack.asyndm_core.run import Snapshot
-from asyndm_pack.nodes.comfy_host import ComfyHost, Options, apply
+from asyndm_pack.nodes.comfy_host import ComfyHost
 from asyndm_pack.nodes.comfy_model import pixel_timesteps
+from asyndm_pack.nodes.comfy_run import Options, apply
 from asyndm_pack.nodes.conditioning import ANNOTATION, Annotation
 from comfy.k_diffusion import sampling as k_diffusion
 from safetensors.torch import load_file

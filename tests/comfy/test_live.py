@@ -14,7 +14,7 @@ import pytest
 import torch
 from asyndm_pack.asyndm_core.live import Frame, Live
 from asyndm_pack.asyndm_core.regions import TimestepMap
-from asyndm_pack.nodes.comfy_host import Options, Start, apply
+from asyndm_pack.nodes.comfy_run import Options, Start, apply
 from asyndm_pack.nodes.latent_rgb import latent_to_rgb
 from asyndm_pack.nodes.live_view import EVENT, legend
 from comfy_process import Server, start

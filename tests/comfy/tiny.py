@@ -22,7 +22,8 @@ import comfy.sd1_clip
 import comfy.supported_models_base
 import torch
 from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap
-from asyndm_pack.nodes.comfy_host import WRAPPER_KEY, Options, apply
+from asyndm_pack.nodes.comfy_host import WRAPPER_KEY
+from asyndm_pack.nodes.comfy_run import Options, apply
 from asyndm_pack.nodes.conditioning import ANNOTATION, Annotation
 from torch import Tensor
 

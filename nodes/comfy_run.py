@@ -1,0 +1,324 @@
+"""A run of AsynDM inside ComfyUI's sampling: a wrapper around the sampler on a clone of the MODEL, and what it refuses."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple, Protocol
+
+import comfy.controlnet
+import comfy.samplers
+import torch
+from comfy.k_diffusion import sampling as k_diffusion
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..asyndm_core.regions import Plan, Region, TimestepMap, make_plan
+from ..asyndm_core.run import Snapshot, generate, noise_table
+from ..asyndm_core.samplers import Sampler, find_sampler
+from .comfy_host import WRAPPER_KEY, ComfyHost, WrappersMP
+from .comfy_model import check_model, control_chain, reads_timestep
+from .conditioning import ANNOTATION, check_words, last_word
+
+log = logging.getLogger("asyndm")
+
+OnStep = Callable[[Snapshot], None]
+
+
+class Start(NamedTuple):
+    """What is known of a run before its first step.
+
+    steps: N. batch: how many pictures. regions: in the order of ``Snapshot.owner``. words: in the order of
+    ``Snapshot.attention``. latent_format: ComfyUI's, of the model.
+    """
+
+    steps: int
+    batch: int
+    regions: tuple[Region, ...]
+    words: tuple[str, ...]
+    latent_format: Any
+
+
+class Watcher(AbstractContextManager, Protocol):
+    """Around a run, and called with a snapshot of every step."""
+
+    def __call__(self, snapshot: Snapshot) -> None:
+        """Take in one step."""
+        ...
+
+
+class Options(NamedTuple):
+    """What a node adds to a run.
+
+    eta: of the sampler ddim (None: ComfyUI's own ddim, which has none). on_step: gets a snapshot of every step, with the
+    words' attention even where the map asks for nothing. on_run: is asked before every run for someone to watch it, or
+    None. shortcut: whether maps that ask for nothing are left to the stock sampler, bit for bit (off in tests only).
+    cut: whether the sampler's table is that of a whole denoising, of which the map's denoise takes the end; False where
+    it begins at the map's denoise already.
+    """
+
+    eta: float | None = None
+    on_step: OnStep | None = None
+    shortcut: bool = True
+    on_run: Callable[[Start], Watcher | None] | None = None
+    cut: bool = True
+
+
+def apply(model: Any, timestep_map: TimestepMap, options: Options | None = None) -> Any:
+    """A clone of the MODEL that samples asynchronously wherever it is sampled. The last map applied counts."""
+    patched = model.clone()
+    patched.remove_wrappers_with_key(WrappersMP.SAMPLER_SAMPLE, WRAPPER_KEY)
+    wrapper = sampler_wrapper(timestep_map, options or Options())
+    patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, WRAPPER_KEY, wrapper)
+    return patched
+
+
+def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
+    """A SAMPLER_SAMPLE wrapper of ComfyUI: samples by ``timestep_map``, or the stock way where it asks for nothing."""
+
+    def sampler_sample(
+        executor: Any,
+        guider: Any,
+        sigmas: Tensor,
+        extra_args: dict,
+        callback: Callable | None,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+        **kwargs: Any,
+    ) -> Tensor:
+        plan = make_plan(timestep_map, *noise.shape[-2:])
+        if not (plan.level and timestep_map.denoise == 1) and not torch.count_nonzero(noise):
+            raise ValueError(
+                "region_denoise or background_denoise of Asynchronous Timestep Map is below 1, and the sampler adds no "
+                "noise (add_noise is disabled): nothing can start at another noise level. Enable it, or set both to 1."
+            )
+        if options.cut:
+            if timestep_map.denoise == 0:
+                return torch.zeros_like(noise) if latent_image is None else latent_image
+            sigmas = sigmas[-1 - max(1, round((len(sigmas) - 1) * timestep_map.denoise)) :]
+        idle = (options.shortcut and plan.idle and not options.eta) or len(sigmas) < 2
+        words = plan.words
+        if idle:
+            words = _known_words(guider, timestep_map.words) if options.on_step is not None else ()
+        latent_format = guider.inner_model.latent_format
+        start = Start(len(sigmas) - 1, noise.shape[0], plan.regions, words, latent_format)
+        with _everyone(options, start, shown=_is_image_unet(guider.inner_model, noise)) as on_step:
+            if idle:
+                if on_step is not None:
+                    extra_args, callback = _watch_stock(guider, extra_args, callback, noise, words, on_step)
+                return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar, **kwargs)
+            _warn_of_stretched_masks(timestep_map, *noise.shape[-2:])
+            run = _Run(executor.class_obj, guider, sigmas, extra_args, noise, latent_image, denoise_mask, plan, options.eta)
+            return run.sample(callback, disable_pbar, on_step)
+
+    return sampler_sample
+
+
+@contextmanager
+def _everyone(options: Options, start: Start, shown: bool) -> Iterator[OnStep | None]:
+    """An ``on_step`` that tells all who want to know of a run, one after another; None if nobody does.
+
+    shown: whether the run is of a kind that ``on_run`` is for.
+    """
+    watcher = options.on_run(start) if shown and options.on_run is not None else None
+    with watcher if watcher is not None else nullcontext():
+        listeners = [listener for listener in (options.on_step, watcher) if listener is not None]
+
+        def on_step(snapshot: Snapshot) -> None:
+            for listener in listeners:
+                listener(snapshot)
+
+        yield on_step if listeners else None
+
+
+def _is_image_unet(model: Any, latent: Tensor) -> bool:
+    """Whether a ComfyUI model is a UNet and samples images."""
+    return isinstance(model.diffusion_model, UNetModel) and latent.ndim == 4
+
+
+def _warn_of_stretched_masks(timestep_map: TimestepMap, height: int, width: int) -> None:
+    """Any size of mask is right, but proportions that differ by more than a latent pixel are probably a slip."""
+    masks = [layer.regions.mask for layer in timestep_map.chain if layer.regions.mask is not None]
+    sizes = {tuple(mask.shape[-2:]) for mask in masks}
+    stretched = [f"{w} x {h}" for h, w in sorted(sizes) if abs(h * width - w * height) > max(h, w)]
+    if stretched:
+        log.warning(
+            "AsynDM: the painted mask of %s (width x height) has not the proportions of the latents, %d x %d: it is "
+            "stretched over the whole picture. Paint it on a picture of the same shape.",
+            " and ".join(stretched), width, height,
+        )  # fmt: skip
+
+
+ONE_SIGMA = {"RescaleCFG": "RescaleCFG", "TemporalScoreRescaling": "TSR"}
+"""Guidance of ComfyUI's nodes that computes with the one sigma it is told, by the class that it comes from."""
+
+
+def check_options(model_options: Mapping[str, Any], denoise_mask: Tensor | None) -> None:
+    """ValueError, naming the node, where something computes or decides by one sigma for all pixels."""
+    functions = [model_options.get("sampler_cfg_function"), *model_options.get("sampler_post_cfg_function", [])]
+    owners = [getattr(function, "__qualname__", "").split(".")[0] for function in functions]
+    found = [ONE_SIGMA[owner] for owner in owners if owner in ONE_SIGMA]
+    if "easycache" in model_options.get("transformer_options", {}):
+        found.append("EasyCache (or LazyCache)")
+    if denoise_mask is not None and "denoise_mask_function" in model_options:
+        found.append("Differential Diffusion")
+    if found:
+        raise ValueError(
+            f"{' and '.join(found)} and AsynDM do not go together: it goes by one noise level for all pixels, and they have "
+            "several. Bypass one of the two nodes."
+        )
+
+
+def _warn_of_unknown_controls(controls: Sequence[Any]) -> None:
+    """ControlNets for UNets are told every pixel's noise level, T2I adapters need none; of others nothing is known."""
+    chained = [each for control in controls for each in control_chain(control)]
+    unknown = {type(c).__name__ for c in chained if not (reads_timestep(c) or isinstance(c, comfy.controlnet.T2IAdapter))}
+    if unknown:
+        log.warning(
+            "AsynDM: %s is told one noise level for all pixels, so its hint is only approximately right.",
+            " and ".join(sorted(unknown)),
+        )
+
+
+def _positive(guider: Any) -> list[dict]:
+    """All conds of a guider but the negative's."""
+    return [cond for name, group in guider.conds.items() if name != "negative" for cond in group]
+
+
+def _known_words(guider: Any, words: Sequence[str]) -> tuple[str, ...]:
+    """The words that the conds of a guider know, if their attention can be read."""
+    if not isinstance(guider.inner_model.diffusion_model, UNetModel):
+        return ()
+    known = {word for cond in _positive(guider) for word in getattr(cond.get(ANNOTATION), "positions", ())}
+    return tuple(word for word in words if word in known)
+
+
+def _watch_stock(
+    guider: Any, extra_args: dict, callback: Callable | None, noise: Tensor, words: Sequence[str], on_step: OnStep
+) -> tuple[dict, Callable]:
+    """Stock sampling with its words' attention read, if there are any, and its steps reported.
+
+    Returns new extra_args and callback for the sampler.
+    """
+    host = None
+    if words:
+        host = ComfyHost(guider, extra_args, words, noise)
+        host.watch_only()
+        extra_args = {**extra_args, "model_options": host.model_options}
+    shape = (noise.shape[0], *noise.shape[-2:])
+
+    def report(step: int, denoised: Tensor, x: Tensor, steps: int) -> None:
+        seen = host.attention() if host is not None else None
+        level = torch.full(shape, float(step), device=x.device)
+        on_step(Snapshot(step, x, denoised, None, level, torch.full_like(level, -1, dtype=torch.long), seen))
+        if callback is not None:
+            callback(step, denoised, x, steps)
+
+    return extra_args, report
+
+
+class _Run:
+    """One asynchronous run in the place of ComfyUI's sampler function."""
+
+    def __init__(
+        self, ksampler: Any, guider: Any, sigmas: Tensor, extra_args: dict, noise: Tensor, latent: Tensor | None,
+        denoise_mask: Tensor | None, plan: Plan, eta: float | None,
+    ) -> None:  # fmt: skip
+        check_model(guider.inner_model, noise)
+        conds = _positive(guider)
+        check_words(plan.words, conds)
+        check_options(extra_args["model_options"], denoise_mask)
+        _warn_of_unknown_controls([cond["control"] for cond in conds if "control" in cond])
+        self.authors_end = plan.paper and float(sigmas[-1]) == 0
+        if self.authors_end:
+            sigmas = torch.cat([sigmas[:-1], guider.inner_model.model_sampling.sigmas[:1].to(sigmas)])
+        self.ksampler, self.plan, self.sigmas, self.noise = ksampler, plan, sigmas, noise
+        self.latent = torch.zeros_like(noise) if latent is None else latent
+        if not plan.level and not torch.count_nonzero(self.latent):
+            log.warning(
+                "AsynDM: region_denoise and background_denoise differ, and the latent image is empty: what starts below "
+                "the other starts from grey. Connect an encoded picture (VAE Encode) to latent_image."
+            )
+        self.seed = extra_args.get("seed")
+        self.sampler = sampler_of(ksampler, eta)
+        self.host = ComfyHost(guider, extra_args, plan.words, noise, self.sampler.needs_uncond)
+        self.host.inpaint(self._inpaint_model(guider), denoise_mask)
+        self.clock = self.host.clock(sigmas, plan.paper)
+        self.last_word = last_word(plan.words, conds)
+        self.max_denoise = ksampler.max_denoise(guider, sigmas)
+
+    def sample(self, callback: Callable | None, disable_pbar: bool, on_step: OnStep | None = None) -> Tensor:
+        """The latents of the run. Fixed regions take their attention from a synchronous pass before it.
+
+        The paper's run ends at timestep 0 instead of sigma 0, and its result is the variance-preserving latents there.
+        """
+        shape = (self.noise.shape[0], self.noise.shape[-2], self.noise.shape[-1])
+        with tqdm(total=self.clock.steps, disable=disable_pbar) as bar:
+
+            def report(snapshot: Snapshot) -> None:
+                if callback is not None:
+                    callback(snapshot.step, snapshot.denoised, snapshot.x, self.clock.steps)
+                if on_step is not None:
+                    on_step(snapshot)
+                bar.update()
+
+            samples = generate(
+                self.host, self.clock, self.plan, shape, self.sampler, self._noised, self._noise_source, self.last_word,
+                report,
+            )  # fmt: skip
+        if self.authors_end:
+            return samples / (1 + self.sigmas[-1] ** 2).sqrt()
+        return self.host.sampling.inverse_noise_scaling(self.sigmas[-1], samples)
+
+    def _noised(self, sigma: Tensor) -> Tensor:
+        """The latents at ``sigma`` (B, 1, H, W). At the table's first sigma they are what ComfyUI's sampler starts from.
+
+        The paper's runs begin as pure noise of variance 1 at whatever timestep each pixel is.
+        """
+        if self.plan.paper:
+            empty = not torch.count_nonzero(self.latent)
+            return self.host.noised(self.noise, self.latent, sigma, max_denoise=empty)
+        whole = self.host.sampling.noise_scaling(self.sigmas[0], self.noise, self.latent, self.max_denoise)
+        if self.plan.level:
+            return whole
+        return torch.where(sigma < self.sigmas[0], self.host.noised(self.noise, self.latent, sigma), whole)
+
+    def _noise_source(self, plan: Plan) -> Callable[[Tensor, Tensor], Tensor]:
+        """ComfyUI's own noise for the sampler: the same draws in the same order, from the seed."""
+        if not self.sampler.noise.startswith("brownian"):
+            return k_diffusion.default_noise_sampler(self.noise, seed=self.seed)
+        table = noise_table(self.clock.to(torch.device("cpu")), plan)
+        tree = k_diffusion.BrownianTreeNoiseSampler(
+            self.noise, table[table > 0].min(), table.max(), seed=self.seed, cpu=self.sampler.noise == "brownian"
+        )
+        return lambda sigma, sigma_next: tree(sigma, sigma_next).to(self.noise.device)
+
+    def _inpaint_model(self, guider: Any) -> Any:
+        """ComfyUI's own model of masked latents, with the noise that its sampler would give it."""
+        model_k = comfy.samplers.KSamplerX0Inpaint(guider, self.sigmas)
+        model_k.latent_image, model_k.noise = self.latent, self.noise
+        if self.ksampler.inpaint_options.get("random", False):
+            generator = torch.manual_seed((41 if self.seed is None else self.seed) + 1)
+            drawn = torch.randn(self.noise.shape, generator=generator, device="cpu")
+            model_k.noise = drawn.to(self.noise)
+        return model_k
+
+
+def sampler_of(ksampler: Any, eta: float | None) -> Sampler:
+    """The per-pixel formula of a ComfyUI SAMPLER with its options; ``ddim`` where ``eta`` is given.
+
+    Raises UnsupportedSampler for a sampler that has none, ValueError for an option that has no per-pixel form.
+    """
+    if eta is not None:
+        return find_sampler("ddim").with_options(eta=eta)
+    function = getattr(ksampler, "sampler_function", None)
+    name = getattr(function, "__name__", type(ksampler).__name__)
+    name = name.removeprefix("sample_").removesuffix("_function").replace("unipc", "uni_pc")
+    options = dict(getattr(ksampler, "extra_options", {}))
+    if options.get("s_churn", 1) == 0:
+        options = {key: value for key, value in options.items() if key not in ("s_churn", "s_tmin", "s_tmax", "s_noise")}
+    return find_sampler(name).with_options(**options)
