@@ -22,7 +22,7 @@ ARTEFACTS = ROOT / "artefacts" / "browser"
 SECONDS = 60
 KNOWN = re.compile(
     r"huggingface|user\.css|userdata|comfy\.templates\.json|ComfyApp graph accessed|legacy queue/history|open_maskeditor"
-    r"|ERR_NAME_NOT_RESOLVED|WebGL|GPU stall|Canvas2D: Multiple readback"
+    r"|ERR_NAME_NOT_RESOLVED|WebGL|GPU stall|Canvas2D: Multiple readback|beforeunload"
 )
 """Messages of ComfyUI's own page."""
 
