@@ -35,7 +35,7 @@ NO_STRENGTH = Regions((Target("fox", 0.0),))
 TOLERANCE = 2e-5
 BATCH = 2e-4
 """A batch of two rounds otherwise than one picture, and these models magnify it."""
-STEPS = 5
+STEPS = 4
 
 Model = Any
 Conds = dict[str, list]
