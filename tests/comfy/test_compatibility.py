@@ -185,8 +185,8 @@ YES = (
 REFUSED = (
     Row("RescaleCFG", patched_by("nodes_model_advanced", "RescaleCFG", 0.7)),
     Row("TSR", patched_by("nodes_eps", "TemporalScoreRescaling", 0.95, 1.0)),
-    Row("EasyCache", patched_by("nodes_easycache", "EasyCache", 0.2, 0.15, 0.95, False)),
-    Row("LazyCache", patched_by("nodes_easycache", "LazyCache", 0.2, 0.15, 0.95, False)),
+    Row("EasyCache", patched_by("nodes_easycache", "EasyCacheNode", 0.2, 0.15, 0.95, False)),
+    Row("LazyCache", patched_by("nodes_easycache", "LazyCacheNode", 0.2, 0.15, 0.95, False)),
 )
 """They go by one noise level for all pixels."""
 
