@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..asyndm_core.curves import CURVES
@@ -10,6 +12,11 @@ from .types import ADVANCED, CATEGORY, RegionsSocket, TimestepMapSocket
 
 ANY_LATENT = (8, 8)
 """For a trial plan: the node that joins maps that disagree is the one to say so, whatever the sampler's latents."""
+
+
+def share_input(name: str, default: float, tooltip: str, **options: Any) -> io.Float.Input:
+    """A number in [0, 1], to hundredths."""
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip, **options)
 
 
 class TimestepMapNode(io.ComfyNode):
@@ -38,12 +45,9 @@ class TimestepMapNode(io.ComfyNode):
                         "then catches up fast; the strongest. exponential: gentle. linear: no lag at all."
                     ),
                 ),
-                io.Float.Input(
+                share_input(
                     "strength",
-                    default=0.7,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
+                    0.7,
                     tooltip=(
                         "How long regions stay noisy, for targets without a strength of their own. 0 is the stock "
                         "sampler, exactly; higher lets them see a clearer context and may cost detail. Good range 0.3-0.8."
@@ -74,30 +78,24 @@ class TimestepMapNode(io.ComfyNode):
                     ),
                     **ADVANCED,
                 ),
-                io.Float.Input(
+                share_input(
                     "region_denoise",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    optional=True,
+                    1.0,
                     tooltip=(
                         "To edit a picture: how much of it the regions replace. 1 draws them anew, 0.5 keeps their rough "
                         "shapes, 0 keeps them exactly. A share of the sampler's own denoise. Good range 0.6-1."
                     ),
+                    optional=True,
                     **ADVANCED,
                 ),
-                io.Float.Input(
+                share_input(
                     "background_denoise",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    optional=True,
+                    1.0,
                     tooltip=(
                         "To edit a picture: how much of it everything outside the regions replaces. 0 keeps it exactly, "
                         "0.3 lets it adapt a little, 1 draws it anew. A share of the sampler's own denoise. Good range 0-0.5."
                     ),
+                    optional=True,
                     **ADVANCED,
                 ),
             ],
