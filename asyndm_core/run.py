@@ -34,6 +34,10 @@ class Host(Protocol):
         ...
 
 
+Weigh = Callable[[Plan, Tensor, tuple[int, int, int], torch.device], Tensor]
+"""What ``regions.weights`` does: attention (B, words, h, w) -> the weight of every region at every pixel."""
+
+
 class Snapshot(NamedTuple):
     """The run at one step, after the model's first evaluation: for progress bars, previews and records.
 
@@ -158,11 +162,13 @@ def sample(
     noise: Noise,
     on_step: Callable[[Snapshot], None] | None = None,
     fixed: bool = False,
+    weigh: Weigh = weights,
 ) -> Tensor:
     """Sample x (B, C, H, W), noised to ``begin.sigma``, to the end of the clock's table. Returns latents like x.
 
     Order within a step, as in the authors' code: the move q -> q' of step i uses the regions seen at step i - 1; then
     the model is evaluated, and its attention makes the regions of the next move. ``fixed`` keeps the first regions.
+    weigh: how attention becomes weights of regions; experiments give their own.
     """
     shape = (x.shape[0], x.shape[-2], x.shape[-1])
     now = begin
@@ -184,7 +190,7 @@ def sample(
         x = sampler.step(model, x, this_step, history, noise, host.law)
         owned = now.owned
         if model.attention is not None:
-            owned = assign(plan, weights(plan, model.attention, shape, x.device))
+            owned = assign(plan, weigh(plan, model.attention, shape, x.device))
         now = Now(state_next, sigma_next, owned, now.kept)
     return x
 
@@ -218,6 +224,7 @@ def generate(
     noise: Callable[[Plan], Noise],
     last_word: str | None = None,
     on_step: Callable[[Snapshot], None] | None = None,
+    weigh: Weigh = weights,
 ) -> Tensor:
     """A whole run on latents of ``shape`` (B, H, W). Where regions must be known before it, their words are looked for first.
 
@@ -240,4 +247,4 @@ def generate(
         attention = mean.mean()
     begin = start(clock, plan, shape, attention, last_word)
     x, fixed = noised(begin.sigma), plan.fixed and attention is not None
-    return sample(host, x, begin, clock, plan, sampler, noise(plan), on_step, fixed)
+    return sample(host, x, begin, clock, plan, sampler, noise(plan), on_step, fixed, weigh)

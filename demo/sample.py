@@ -11,8 +11,8 @@ from torch import Tensor
 from asyndm_core.attention import token_columns
 from asyndm_core.hosts.diffusers import DiffusersHost, make_clock, sigma_of_alphas
 from asyndm_core.record import RunRecord
-from asyndm_core.regions import Plan, Target, TimestepMap, check_strength, make_plan
-from asyndm_core.run import Snapshot, generate
+from asyndm_core.regions import Plan, Target, TimestepMap, check_strength, make_plan, weights
+from asyndm_core.run import Snapshot, Weigh, generate
 from asyndm_core.samplers import SAMPLERS, Noise, Sampler, UnsupportedSampler, find_sampler
 from asyndm_core.tokens import Piece, content_phrases, find_phrase, parse_targets, unknown_word
 
@@ -115,17 +115,19 @@ def check(settings: Settings, timestep_map: TimestepMap) -> None:
 @torch.no_grad()
 def sample_plan(
     model: DemoModel, prompts: Sequence[str], columns: Tensor, plan: Plan, seeds: Sequence[int], settings: Settings,
-    last_word: str | None = None, on_step: Callable[[Snapshot], None] | None = None,
+    last_word: str | None = None, on_step: Callable[[Snapshot], None] | None = None, weigh: Weigh = weights,
+    factor: int | None = None,
 ) -> Tensor:  # fmt: skip
     """The latents (B, 12, h, w) of one picture for each seed. The same seed gives the same picture in every batch.
 
     prompts: one for all seeds, or one for each. columns: (tokens, words) or (B, tokens, words) of the plan's words.
-    last_word: see ``run.start``.
+    last_word: see ``run.start``. weigh: see ``run.sample``.
+    factor: see ``DiffusersHost``.
     """
     height, width = settings.height // FACTOR, settings.width // FACTOR
     cond, uncond = model.encode_text([*prompts, settings.negative]).split([len(prompts), 1])
     alphas = alphas_cumprod()
-    host = DiffusersHost(model.unet, alphas, PREDICTION, cond, uncond, settings.cfg, columns)
+    host = DiffusersHost(model.unet, alphas, PREDICTION, cond, uncond, settings.cfg, columns, factor=factor)
     last = sigma_of_alphas(alphas)[0].item() if plan.paper else 0.0
     clock = make_clock(alphas, timesteps(settings.steps, plan.paper), plan.paper, last)
     shape = (LATENT_CHANNELS, height, width)
@@ -138,7 +140,7 @@ def sample_plan(
 
     latents = generate(
         host, clock, plan, (len(seeds), height, width), settings.made_sampler(), lambda sigma: x * (1 + sigma**2).sqrt(),
-        noise, last_word, on_step,
+        noise, last_word, on_step, weigh,
     )  # fmt: skip
     return latents / (1 + last**2) ** 0.5
 

@@ -245,11 +245,14 @@ def _timesteps(batch: int) -> Tensor:
     return (torch.where(torch.rand(batch) < 0.25, torch.rand(batch), middle) * TRAIN_STEPS).long().clamp(0, TRAIN_STEPS - 1)
 
 
-def train_unet(folder: Path, minutes: float, batch: int, lr: float, muon: bool, max_steps: int = 10**9) -> None:
+def train_unet(
+    folder: Path, minutes: float, batch: int, lr: float, muon: bool, max_steps: int = 10**9, checkpoints: int = 0
+) -> None:
     """Trains UNet and text encoder together by v-prediction; goes on from unet.pt where there is one.
 
     The learning rate falls along a cosine to zero at the end of the time given, over all runs. `batch` is of each
-    process where several train together.
+    process where several train together. `checkpoints`: how many, evenly spread over the time, to keep in the folder, in the
+    form that ships.
     """
     torch.manual_seed(0)
     first = True
@@ -277,7 +280,7 @@ def train_unet(folder: Path, minutes: float, batch: int, lr: float, muon: bool, 
     parameters = [p for p in module.parameters() if p.requires_grad]
     alphas = alphas_cumprod()
     losses: list[float] = []
-    last, kept = time.time(), time.time()
+    last, kept, kept_percent = time.time(), time.time(), int(100 * spent / (60 * minutes))
     while (done := spent / (60 * minutes)) < 1 or step % 25:
         if step >= max_steps:
             break
@@ -313,6 +316,10 @@ def train_unet(folder: Path, minutes: float, batch: int, lr: float, muon: bool, 
             spent = clock.item()
         if not first:
             continue
+        percent = int(checkpoints * spent / (60 * minutes)) * 100 // max(checkpoints, 1)
+        if percent > kept_percent:
+            kept_percent = percent
+            save(folder, average.state, folder / f"checkpoint_{min(percent, 100)}.safetensors")
         if step % 25 == 0:
             log.info("unet step %d loss %.4f lr %.1e spent %.0f s", step, np.mean(losses[-200:]), rate, spent)
         if time.time() - kept > 240 or (spent >= 60 * minutes and step % 25 == 0):
@@ -332,15 +339,20 @@ def preview_factors(folder: Path, count: int = 500) -> tuple[Tensor, Tensor]:
     return solution[:-1], solution[-1]
 
 
-def export(folder: Path, last: bool = False) -> None:
-    """Writes the averaged (or the last) weights, the autoencoder and the preview colours in float16 to demo/weights."""
-    state = dict(torch.load(folder / "unet.pt")["weights" if last else "average"])
+def save(folder: Path, weights: dict[str, Tensor], path: Path) -> None:
+    """Writes weights of UNet and text encoder, the autoencoder and the preview colours in float16."""
+    state = dict(weights)
     decoder = folder / "decoder.pt"
     autoencoder = torch.load(decoder if decoder.exists() else folder / "vae.pt")
     state.update({"vae." + name: value for name, value in autoencoder.items()})
     state["preview.factors"], state["preview.bias"] = preview_factors(folder)
-    save_file({name: value.half().contiguous() for name, value in state.items()}, WEIGHTS)
-    log.info("%s: %.2f MB", WEIGHTS.name, WEIGHTS.stat().st_size / 1e6)
+    save_file({name: value.half().contiguous() for name, value in state.items()}, path)
+    log.info("%s: %.2f MB", path.name, path.stat().st_size / 1e6)
+
+
+def export(folder: Path, last: bool = False) -> None:
+    """Writes the averaged (or the last) weights to demo/weights."""
+    save(folder, torch.load(folder / "unet.pt")["weights" if last else "average"], WEIGHTS)
 
 
 def main() -> None:
@@ -356,6 +368,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--adam", action="store_true", help="AdamW for every weight, instead of Muon and AdamW")
     parser.add_argument("--last", action="store_true", help="export the last weights, not their average")
+    parser.add_argument("--checkpoints", type=int, default=0, help="how many to keep on the way")
     parser.add_argument("--max-steps", type=int, default=10**9)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -367,7 +380,7 @@ def main() -> None:
         make_latents(options.folder)
     elif options.stage == "unet":
         train_unet(options.folder, options.minutes, options.batch, options.lr, not options.adam,
-                   options.max_steps)  # fmt: skip
+                   options.max_steps, options.checkpoints)  # fmt: skip
     elif options.stage == "decoder":
         train_decoder(options.folder, options.minutes)
     else:

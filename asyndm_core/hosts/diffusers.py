@@ -106,6 +106,7 @@ class DiffusersHost:
     words: for each word of the plan, in its order, the positions of its tokens in ``cond``; or, where each image has a
     prompt of its own, the columns themselves (B, tokens, words), see ``token_columns``.
     added_cond, added_uncond: SDXL's ``added_cond_kwargs`` (text_embeds, time_ids) of each.
+    factor: which layers to read, by how much smaller than the latents they are; None for ``choose_factor``'s.
     Raises ValueError for a UNet or a prediction type that it cannot serve.
     """
 
@@ -122,6 +123,7 @@ class DiffusersHost:
         words: Sequence[Sequence[int]] | Tensor = (),
         added_cond: Mapping[str, Tensor] | None = None,
         added_uncond: Mapping[str, Tensor] | None = None,
+        factor: int | None = None,
     ) -> None:
         if prediction_type not in ("epsilon", "v_prediction"):
             raise ValueError(f"prediction_type is {prediction_type!r}: expected 'epsilon' or 'v_prediction'.")
@@ -138,7 +140,7 @@ class DiffusersHost:
         columns = words if isinstance(words, Tensor) else token_columns(words, cond.shape[1])
         self.columns = columns.to(cond.device)
         layers = cross_attention_layers(unet)
-        self.layers = layers[choose_factor(list(layers))] if columns.shape[-1] else []
+        self.layers = layers[factor or choose_factor(list(layers))] if columns.shape[-1] else []
         log_sigma = sigma_of_alphas(alphas_cumprod.float()).log()
         self.boundaries = (log_sigma[1:] + log_sigma[:-1]) / 2
         self._seen = AttentionSum()

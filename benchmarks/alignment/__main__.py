@@ -1,8 +1,9 @@
 """Does asynchronous denoising follow the prompt better than stock sampling, and than what else a user could try?
 
     python -m benchmarks.alignment                       # the table: 512 prompts, about 40 minutes on two cores
-    python -m benchmarks.alignment --sweeps --prompts 160
-    python -m benchmarks.alignment --kind common
+    python -m benchmarks.alignment --kind hard --seed 77 --prompts 256 --sweeps
+    python -m benchmarks.alignment --kind places --arms synchronous asynchronous concave
+    python -m benchmarks.alignment --weights FILE --arms synchronous asynchronous concave
 
 Prompts of combinations that the demo model never saw, the same seed for every arm, judged by the demo world's scorer.
 Pictures are kept in OUT/pictures, so that a second call only scores them. Several calls with other --arms may fill the
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -22,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from demo.config import WEIGHTS
 from demo.evaluate import score_drawings, share
 from demo.model import DemoModel, load
 from demo.world import Scene
@@ -38,15 +41,21 @@ TOLERANCE = 1e-3
 """How far apart ComfyUI's and our own synchronous latents of the same noise may be, of their largest value."""
 
 
-def pictures_of(arm: Arm, model: DemoModel, scenes: Sequence[Scene], folder: Path) -> np.ndarray:
-    """Pictures of an arm, uint8 (N, 128, 128, 3): from the folder if they are there, else sampled and kept."""
-    path = folder / f"{arm.name.replace(' ', '_').replace(',', '')}_{len(scenes)}.npz"
+def pictures_of(
+    arm: Arm, model: DemoModel, scenes: Sequence[Scene], folder: Path, shown: np.ndarray | None = None
+) -> np.ndarray:
+    """Pictures of an arm, uint8 (N, 128, 128, 3): from the folder if they are there, else sampled and kept.
+
+    shown: those of the arm that it is compared with.
+    """
+    name = re.sub(r"\W+", "_", arm.name)
+    path = folder / f"{name}_{len(scenes)}.npz"
     if path.is_file():
         return np.load(path)["pictures"]
     start = time.time()
     result = np.empty((len(scenes), 128, 128, 3), np.uint8)
     seeds = range(FIRST_SEED, FIRST_SEED + len(scenes))
-    for indices, pictures in sample_arm(arm, model, scenes, seeds):
+    for indices, pictures in sample_arm(arm, model, scenes, seeds, shown):
         result[indices] = pictures
     folder.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, pictures=result)
@@ -86,10 +95,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="benchmarks.alignment", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--prompts", type=int, default=512)
-    parser.add_argument("--kind", choices=KINDS_OF_PROMPT, default="rare", help="combinations never seen, or as in training")
+    kinds = "; ".join(f"{kind}: {what}" for kind, what in KINDS_OF_PROMPT.items())
+    parser.add_argument("--kind", choices=KINDS_OF_PROMPT, default="rare", help=kinds)
     parser.add_argument("--arms", nargs="*", default=[], help="names of arms; without: those of the table")
     parser.add_argument("--sweeps", action="store_true", help="also the sweeps of strength, curve, threshold, steps, ...")
     parser.add_argument("--seed", type=int, default=31, help="of the choice of prompts")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="of the demo model; others than those that ship")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=RESULTS)
     flags = parser.parse_args(arguments)
@@ -100,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {problem}\n")
         return 2
 
-    model, scenes = load(), choose_scenes(flags.prompts, flags.seed, flags.kind)
+    model, scenes = load(flags.weights), choose_scenes(flags.prompts, flags.seed, flags.kind)
     accuracy = share(result.whole_prompt for result in score_drawings(scenes))
     said = [f"Scorer on the true drawings of these {len(scenes)} prompts: {100 * accuracy[0]:.1f} ± {100 * accuracy[1]:.1f} %."]
     if any(arm.peer for arm in arms):
@@ -110,8 +121,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             arms = [arm for arm in arms if not arm.peer]
             said.append("PAG and FreeU are left out: they need a ComfyUI (set COMFYUI_PATH).")
 
-    name = f"{flags.kind}_{flags.seed}"
-    pictures = {arm.name: pictures_of(arm, model, scenes, flags.out / "pictures" / name) for arm in arms}
+    trained = "" if flags.weights == WEIGHTS else f"_{flags.weights.stem}"
+    name = f"{flags.kind}_{flags.seed}{trained}"
+    pictures: dict[str, np.ndarray] = {}
+    for arm in arms:
+        shown = pictures.get(arm.compare or "")
+        pictures[arm.name] = pictures_of(arm, model, scenes, flags.out / "pictures" / name, shown)
     results = {arm: count_all(shown, scenes) for arm, shown in pictures.items()}
     compared = {arm.name: arm.compare for arm in arms}
     report(flags.out / name, said, scenes, arms, pictures, results, compared)

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from asyndm_core.curves import CURVES
 from asyndm_core.regions import Regions, Target, TimestepMap
 from demo.sample import Settings
+
+from .readings import Reading
 
 
 @dataclass(frozen=True)
 class Arm:
     """One way to sample.
 
-    name: in tables and files. timestep_map: its targets are filled in per prompt. drawn: whether the regions are painted
-    where the scene's drawing has its things, instead of following the words. peer: the ComfyUI node that patches the
-    model ("pag", "freeu"), or None. compare: the arm to compare with, None for the first of all.
+    name: in tables and files. timestep_map: its targets are filled in per prompt. strengths: of a prompt's first thing and
+    its second, None for the map's. painted: where the regions are painted, instead of following the words: where the
+    scene's drawing has its things ("drawn"), or where the picture of the arm ``compare`` shows some ("seen"). reading: how
+    regions are read from attention. peer: the ComfyUI node that patches the model ("pag", "freeu"), or None. compare: the
+    arm to compare with, None for the first of all.
     """
 
     name: str
     timestep_map: TimestepMap = field(default_factory=lambda: TimestepMap(Regions(), mode="synchronous"))
     settings: Settings = field(default_factory=Settings)
-    drawn: bool = False
+    strengths: tuple[float, float] | None = None
+    painted: Literal["no", "drawn", "seen"] = "no"
+    reading: Reading = field(default_factory=Reading)
     peer: str | None = None
     compare: str | None = "synchronous"
 
@@ -31,10 +38,9 @@ class Arm:
         passes = 2 if self.timestep_map.regions.update == "fixed" else 1
         return self.settings.steps * passes
 
-
-def targets(count: int) -> tuple[Target, ...]:
-    """Placeholders for the nouns of a prompt with ``count`` groups."""
-    return tuple(Target(f"noun {n + 1}") for n in range(count))
+    def targets(self, count: int) -> tuple[Target, ...]:
+        """Placeholders for the nouns of a prompt with ``count`` groups."""
+        return tuple(Target(f"noun {n + 1}", self.strengths[n] if self.strengths else None) for n in range(count))
 
 
 SYNCHRONOUS = Arm("synchronous", compare=None)
@@ -46,7 +52,8 @@ ARMS = (
     ASYNCHRONOUS,
     Arm("concave", TimestepMap(Regions(), mode="concave")),
     Arm("fixed regions", TimestepMap(Regions(update="fixed"))),
-    Arm("drawn regions", TimestepMap(Regions()), drawn=True),
+    Arm("drawn regions", TimestepMap(Regions()), painted="drawn"),
+    Arm("seen regions", TimestepMap(Regions()), painted="seen"),
     Arm("cfg 7", settings=Settings(cfg=7.0)),
     Arm("40 steps", settings=Settings(steps=40)),
     Arm("PAG", peer="pag"),
@@ -64,15 +71,45 @@ def _pair(name: str, settings: Settings) -> list[Arm]:
 def sweeps() -> dict[str, list[Arm]]:
     """Arms that differ in one setting, by the name of the setting."""
 
-    def asynchronous(name: str, regions: Regions | None = None, **changes: object) -> Arm:
-        return Arm(name, replace(ASYNCHRONOUS.timestep_map, regions=regions or Regions(), **changes))
+    def asynchronous(name: str, regions: Regions | None = None, reading: Reading | None = None, **changes: object) -> Arm:
+        timestep_map = replace(ASYNCHRONOUS.timestep_map, regions=regions or Regions(), **changes)
+        return replace(ASYNCHRONOUS, name=name, timestep_map=timestep_map, reading=reading or Reading())
 
-    strengths = [asynchronous(f"strength {k / 10:g}", strength=k / 10) for k in range(1, 11)]
-    curves = [asynchronous(f"curve {curve}", curve=curve) for curve in CURVES if curve != "linear"]
-    thresholds = [asynchronous(f"threshold {t:g}", Regions(threshold=t)) for t in (0.7, 1.0, 1.5, 2.5)]
-    steps = [arm for n in (10, 50) for arm in _pair(f"{n} steps", Settings(steps=n))]
-    cfgs = [arm for cfg in (3.0, 7.0) for arm in _pair(f"cfg {cfg:g}", Settings(cfg=cfg))]
-    samplers = _pair("ddim, eta 1", Settings(sampler="ddim", eta=1.0)) + _pair("dpmpp_2m", Settings(sampler="dpmpp_2m"))
+    def ordered(name: str, first: float, second: float) -> Arm:
+        return replace(ASYNCHRONOUS, name=name, strengths=(first, second))
+
+    soft = Regions(feather=1)
     return {
-        "strength": strengths, "curve": curves, "threshold": thresholds, "steps": steps, "cfg": cfgs, "sampler": samplers,
+        "strength": [asynchronous(f"strength {k / 10:g}", strength=k / 10) for k in range(1, 11)],
+        "curve": [asynchronous(f"curve {curve}", curve=curve) for curve in CURVES if curve != "linear"],
+        "threshold": [asynchronous(f"threshold {t:g}", Regions(threshold=t)) for t in (0.7, 1.0, 1.5, 2.0, 2.5)],
+        "steps": [arm for n in (10, 50) for arm in _pair(f"{n} steps", Settings(steps=n))],
+        "cfg": [arm for cfg in (3.0, 7.0) for arm in _pair(f"cfg {cfg:g}", Settings(cfg=cfg))],
+        "sampler": _pair("ddim, eta 1", Settings(sampler="ddim", eta=1.0)) + _pair("dpmpp_2m", Settings(sampler="dpmpp_2m")),
+        "layers": [asynchronous("layers of full size", reading=Reading(factor=1))],
+        "memory": [
+            asynchronous("memory 0.5", reading=Reading(memory=0.5)),
+            asynchronous("memory 0.8", reading=Reading(memory=0.8)),
+            asynchronous("memory: mean", reading=Reading(memory=1)),
+            asynchronous("memory: mean, threshold 1.5", Regions(threshold=1.5), Reading(memory=1)),
+        ],
+        "shares": [
+            asynchronous("shares of the targets", reading=Reading(shares="targets")),
+            asynchronous("shares of the prompt", reading=Reading(shares="prompt")),
+            asynchronous("shares of the prompt, threshold 1.5", Regions(threshold=1.5), Reading(shares="prompt")),
+        ],
+        "window": [
+            asynchronous("window from step 4", reading=Reading(trusted=(4, 1000))),
+            asynchronous("window to step 10", reading=Reading(trusted=(0, 10))),
+        ],
+        "soft": [
+            asynchronous("soft, strength 0.7", soft, Reading(soft=True)),
+            asynchronous("soft, strength 1", soft, Reading(soft=True), strength=1.0),
+        ],
+        "order": [
+            ordered("order 0.9, 0.3", 0.9, 0.3),
+            ordered("order 0.3, 0.9", 0.3, 0.9),
+            ordered("order 0.8, 0", 0.8, 0.0),
+            ordered("order 0, 0.8", 0.0, 0.8),
+        ],
     }  # fmt: skip

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from demo.evaluate import share
 from demo.scorer import Score, score
-from demo.world import Claims, Scene
+from demo.world import PLACES, Claims, Scene
 
 FIGURES = {
     "whole": "whole prompt right",
@@ -105,6 +105,7 @@ def by_kind(results: Mapping[str, Mapping[str, np.ndarray]], facts: Sequence[Map
         "rare colour": ["colour" in f["rare"] for f in facts],  # type: ignore[operator]
         "rare place or relation": ["place or relation" in f["rare"] for f in facts],  # type: ignore[operator]
     }
+    kinds |= {f"place: {place}": [f["place"] == place for f in facts] for place in PLACES}
     lines = [f"| prompts | n | {base} | {arm} | difference (wins : losses) |", "|---|---|---|---|---|"]
     for kind, chosen in kinds.items():
         mask = np.array(chosen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,22 +13,32 @@ from asyndm_core.attention import token_columns
 from demo.config import MAX_TOKENS, PICTURE_SIZE
 from demo.model import DemoModel
 from demo.sample import token_positions
-from demo.world import Scene, sample_scene
+from demo.scorer import read
+from demo.world import PLACES, Scene, sample_scene
 
-KINDS_OF_PROMPT = ("rare", "common")
+KINDS_OF_PROMPT = {
+    "rare": "combinations that were never trained on",
+    "common": "combinations as in training",
+    "hard": "never trained on, all with two groups of things",
+    "places": "never trained on, each in all six places",
+}
 
 
 def choose_scenes(count: int, seed: int, kind: str = "rare") -> list[Scene]:
-    """``count`` scenes, in turn with one group of things (one to three of them) and with two groups in a relation.
+    """``count`` scenes of a kind, in turn with one group of things (one to three of them) and two groups in a relation.
 
-    kind: "rare" for scenes with a held-out combination in them, "common" for scenes as in training. The same scenes for
-    the same seed. Scenes with three groups are left out: the demo model never gets one right.
+    The same scenes for the same seed. Scenes with three groups are left out: the demo model never gets one right. "places"
+    shows the same things six times, and so gives a multiple of six scenes.
     """
     rng = np.random.default_rng(seed)
     scenes: list[Scene] = []
     while len(scenes) < count:
-        scene = sample_scene(rng, held_out=kind == "rare")
-        if len(scene.groups) == 1 + len(scenes) % 2:
+        scene = sample_scene(rng, held_out=kind != "common")
+        if len(scene.groups) != (2 if kind == "hard" else 1 + len(scenes) % 2):
+            continue
+        if kind == "places":
+            scenes += [replace(scene, place=place, place_named=True) for place in PLACES]
+        else:
             scenes.append(scene)
     return scenes
 
@@ -37,6 +48,7 @@ def facts(scene: Scene) -> dict[str, object]:
     rare = sorted({("", "", "colour", "place or relation")[len(found)] for found in scene.held_out_combinations()})
     return {
         "prompt": scene.prompt(),
+        "place": scene.place,
         "groups": len(scene.groups),
         "things": sum(len(group.things) for group in scene.groups),
         "rare": rare,
@@ -68,4 +80,13 @@ def drawn_regions(scenes: Sequence[Scene]) -> Tensor:
             left, top = round(thing.x - thing.width / 2), round(thing.y - thing.height / 2)
             right, bottom = round(thing.x + thing.width / 2), round(thing.y + thing.height / 2)
             mask[max(0, top) : bottom, max(0, left) : right] = 1
+    return masks
+
+
+def seen_regions(pictures: np.ndarray) -> Tensor:
+    """(B, 128, 128): 1 in the boxes of the things that pictures, uint8 (B, 128, 128, 3), show, malformed ones too."""
+    masks = torch.zeros(pictures.shape[:3])
+    for mask, picture in zip(masks, pictures, strict=True):
+        for left, top, right, bottom in (thing.box for thing in read(picture).things):
+            mask[top:bottom, left:right] = 1
     return masks

@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from asyndm_core.regions import Regions, TimestepMap
+from asyndm_core.regions import Regions, Target, TimestepMap, make_plan, weights
 from benchmarks.alignment.__main__ import chosen_arms
-from benchmarks.alignment.arms import ARMS, ASYNCHRONOUS, targets
+from benchmarks.alignment.arms import ARMS, ASYNCHRONOUS, Arm
+from benchmarks.alignment.masks import figures
+from benchmarks.alignment.readings import Reading, Weigher
 from benchmarks.alignment.report import compare, count_all
-from benchmarks.alignment.sampling import latents_of
-from benchmarks.alignment.scenes import batches, choose_scenes, drawn_regions
+from benchmarks.alignment.sampling import latents_of, plan_of
+from benchmarks.alignment.scenes import batches, choose_scenes, drawn_regions, seen_regions
 from demo.config import WEIGHTS
 from demo.model import load
 from demo.sample import Settings, sample_demo
 from demo.scorer import read
-from demo.world import draw
+from demo.world import PLACES, draw
 
 
 def test_scenes_are_held_out_and_reproducible() -> None:
@@ -27,6 +29,13 @@ def test_scenes_are_held_out_and_reproducible() -> None:
     assert all(any(scene.held_out_combinations()) for scene in scenes)
     assert not any(any(scene.held_out_combinations()) for scene in choose_scenes(12, 5, "common"))
     assert [len(scene.groups) for scene in scenes] == [1, 2] * 6
+    assert all(len(scene.groups) == 2 for scene in choose_scenes(6, 5, "hard"))
+
+
+def test_the_same_things_stand_in_all_places() -> None:
+    scenes = choose_scenes(12, 5, "places")
+    assert [scene.place for scene in scenes] == list(PLACES) * 2 and all(scene.place_named for scene in scenes)
+    assert len({scene.groups for scene in scenes[:6]}) == 1 and scenes[0].groups != scenes[6].groups
 
 
 def test_batches_hold_every_scene_once() -> None:
@@ -45,6 +54,7 @@ def test_drawn_regions_are_the_boxes_that_the_scorer_finds() -> None:
             found[top:bottom, left:right] = 1
         overlap = torch.minimum(found, region).sum() / torch.maximum(found, region).sum()
         assert overlap > 0.7
+        assert torch.equal(found, seen_regions(draw(scene, np.random.default_rng(0))[None])[0])
 
 
 def test_true_drawings_count_as_right() -> None:
@@ -72,6 +82,68 @@ def test_an_arm_brings_what_it_is_compared_with() -> None:
         chosen_arms(["SAG"], False)
 
 
+PLAN = make_plan(TimestepMap(Regions((Target("a"), Target("b")), feather=1)), 4, 4)
+SHAPE, CPU = (2, 4, 4), torch.device("cpu")
+
+
+def attention_of(seed: int, words: int = 2) -> torch.Tensor:
+    """Random attention (2, words, 4, 4)."""
+    return torch.rand(2, words, 4, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_plain_reading_is_the_packs_own() -> None:
+    weigh = Weigher(Reading())
+    for seed in range(3):
+        seen = attention_of(seed)
+        assert torch.equal(weigh(PLAN, seen, SHAPE, CPU), weights(PLAN, seen, SHAPE, CPU))
+
+
+def test_memory_is_a_running_mean() -> None:
+    seen = [attention_of(seed) for seed in range(3)]
+    half, mean = Weigher(Reading(memory=0.5)), Weigher(Reading(memory=1))
+    results = [(half(PLAN, each, SHAPE, CPU), mean(PLAN, each, SHAPE, CPU)) for each in seen]
+    expected = seen[0] / 4 + seen[1] / 4 + seen[2] / 2
+    assert (results[-1][0] - weights(PLAN, expected, SHAPE, CPU)).abs().max() < 1e-6
+    assert (results[-1][1] - weights(PLAN, torch.stack(seen).mean(0), SHAPE, CPU)).abs().max() < 1e-6
+
+
+def test_shares_do_not_see_what_all_words_have_in_common() -> None:
+    seen, common = attention_of(1, 3), attention_of(2, 1)
+    for shares in ("targets", "prompt"):
+        plain, scaled = (Weigher(Reading(shares=shares))(PLAN, s, SHAPE, CPU) for s in (seen, seen * common))
+        assert torch.equal(plain, scaled)
+        assert not torch.equal(plain, weights(PLAN, seen[:, :2], SHAPE, CPU))
+
+
+def test_a_window_trusts_only_its_steps_and_soft_regions_are_proportional() -> None:
+    weigh = Weigher(Reading(trusted=(1, 2)))
+    trusted = [bool(weigh(PLAN, attention_of(seed), SHAPE, CPU).any()) for seed in range(3)]
+    assert trusted == [False, True, False]
+    ramp = torch.linspace(0, 2, 16).view(1, 1, 4, 4).expand(2, 2, 4, 4)  # mean 1
+    soft = Weigher(Reading(soft=True))(PLAN, ramp, SHAPE, CPU)
+    assert (soft - ((ramp.movedim(1, 0) - 0.5) / 1.5).clamp(0, 1)).abs().max() < 1e-6
+
+
+def test_seen_regions_need_the_pictures_that_they_are_seen_in() -> None:
+    scenes = choose_scenes(1, 5)
+    arm = Arm("seen", TimestepMap(Regions()), painted="seen")
+    picture = draw(scenes[0], np.random.default_rng(0))
+    (region,) = plan_of(arm, scenes, picture[None]).regions
+    assert region.mask is not None and region.mask.shape == (1, 16, 16)
+    with pytest.raises(ValueError, match="pictures of synchronous"):
+        plan_of(arm, scenes)
+
+
+def test_figures_of_masks_are_shares() -> None:
+    things = np.zeros((1, 4, 4), bool)
+    things[0, :2] = True
+    region = np.zeros((1, 4, 4), bool)
+    region[0, 1:, :2] = True
+    found, exact, covered, lag = figures(region, np.full((1, 4, 4), 3.0), things)[0]
+    assert (found, exact, covered, lag) == (2 / 8, 2 / 6, 6 / 16, 3)
+    assert np.isnan(figures(region & False, np.zeros((1, 4, 4)), things)[0, 1])
+
+
 @pytest.mark.skipif(not WEIGHTS.is_file(), reason="the demo model's weights are not here")
 def test_many_prompts_are_as_each_alone() -> None:
     """Each picture of a batch follows its own prompt's words."""
@@ -81,7 +153,7 @@ def test_many_prompts_are_as_each_alone() -> None:
     together = latents_of(arm, model, scenes, [3, 4, 5])
     for n, scene in enumerate(scenes):
         nouns = ", ".join(group.noun for group in scene.groups)
-        regions = Regions(tuple(replace(t, text=noun) for t, noun in zip(targets(2), nouns.split(", "), strict=True)))
+        regions = Regions(tuple(replace(t, text=noun) for t, noun in zip(arm.targets(2), nouns.split(", "), strict=True)))
         alone = sample_demo(model, scene.prompt(), TimestepMap(regions), [3 + n], arm.settings)
         assert (together[n] - alone.latents[0]).abs().max() < 1e-4
     assert (together[0] - together[1]).abs().max() > 0.5
