@@ -209,15 +209,16 @@ class ComfyHost:
             return executor(x, t, *args, **kwargs)
 
     def _reader(self, chunks: list[tuple[Any, int]], x: Tensor) -> Callable:
-        """Reads one layer's attention for every watched chunk of the batch (a chunk is one cond for all images)."""
+        """Reads one layer's attention for every watched chunk of the batch (a chunk is one cond for all images).
+
+        It holds no uuid: those are new in every run, and torch.compile would compile the model anew for each.
+        """
         batch = x.shape[0] // len(chunks)
+        rows_of = [slice(position * batch, (position + 1) * batch) for position in range(len(chunks))]
+        read_from = [(rows, self._watched[c]) for rows, c in zip(rows_of, chunks, strict=True) if c in self._watched]
 
         def read(query: Tensor, key: Tensor, heads: int, height: int, width: int) -> None:
-            for position, chunk in enumerate(chunks):
-                watched = self._watched.get(chunk)
-                if watched is None:
-                    continue
-                rows = slice(position * batch, (position + 1) * batch)
+            for rows, watched in read_from:
                 columns = fit_columns(watched.columns, key.shape[1])
                 seen = probabilities(query[rows], key[rows], heads, columns).unflatten(-1, (height, width))
                 self._add(seen, watched, x.shape[-2])

@@ -17,13 +17,34 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import comfy.hooks
+import comfy.model_base
 import pytest
 import torch
 from asyndm_pack.asyndm_core.regions import Regions, Target
-from tiny import LEFT, NEGATIVE, POSITIVE, asyn, cond, difference, make_model, painted, plain
+from comfy import gligen
+from comfy.ldm.modules.attention import BasicTransformerBlock
+from tiny import (
+    CONTEXT,
+    LEFT,
+    NEGATIVE,
+    POOLED,
+    POSITIVE,
+    ModelType,
+    asyn,
+    base_model,
+    clip,
+    cond,
+    difference,
+    make_model,
+    painted,
+    patcher,
+    plain,
+    unet_config,
+)
 from torch import Tensor
 
 import nodes as comfy_nodes
@@ -141,8 +162,50 @@ def set_range(positive: list) -> list:
     return [*NODES.ConditioningSetTimestepRange().set_range(positive, 0.0, 0.5)[0], *SECOND]
 
 
+def set_area_strength(positive: list) -> list:
+    return [*NODES.ConditioningSetAreaStrength().append(positive, 0.4)[0], *SECOND]
+
+
 def zeroed(conds: Conds) -> Conds:
     return {**conds, "negative": NODES.ConditioningZeroOut().zero_out(conds["negative"])[0]}
+
+
+def text_box(positive: list) -> list:
+    """GLIGEN, of random weights, with one box of text."""
+    blocks = [block for block in bare().model.diffusion_model.modules() if isinstance(block, BasicTransformerBlock)]
+    widths = [block.attn1.to_q.in_features for block in blocks]
+    gated = [gligen.GatedSelfAttentionDense(width, CONTEXT, 4, width // 4) for width in widths]
+    made = gligen.Gligen(gated, gligen.PositionNet(CONTEXT, CONTEXT), CONTEXT)
+    generator = torch.Generator().manual_seed(13)
+    for parameter in made.parameters():
+        parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    return NODES.GLIGENTextBoxApply().append(positive, clip(), patcher(made), "a fox", 64, 64, 0, 64)[0]
+
+
+@cache
+def unclip_model() -> Model:
+    """A small SD2.1 unCLIP: its vector is that of a picture, noised by a level of its own."""
+    augmentation = {"noise_schedule_config": {"timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"}, "timestep_dim": POOLED}
+
+    def family(config: Any, kind: ModelType, device: Any) -> Any:
+        return comfy.model_base.SD21UNCLIP(config, augmentation, kind, device)
+
+    config = unet_config(64, adm_in_channels=2 * POOLED, num_classes="sequential")
+    return patcher(base_model(family, config, ModelType.V_PREDICTION))
+
+
+def of_picture(positive: list) -> list:
+    seen = SimpleNamespace(image_embeds=torch.randn(1, POOLED, generator=torch.Generator().manual_seed(14)))
+    return NODES.unCLIPConditioning().apply_adm(positive, seen, 1.0, 0.1)[0]
+
+
+def merged(model: Model) -> Model:
+    """With a model of other weights."""
+    other = make_model(channels=64, channel_mult=[1, 2, 4])
+    generator = torch.Generator().manual_seed(15)
+    for parameter in other.model.diffusion_model.parameters():
+        parameter.data = parameter + 0.2 * parameter.std(correction=0) * torch.randn(parameter.shape, generator=generator)
+    return importlib.import_module("comfy_extras.nodes_model_merging").ModelMergeSimple().merge(model, other, 0.5)[0]
 
 
 YES = (
@@ -168,17 +231,23 @@ YES = (
         patched_by("nodes_model_downscale", "PatchModelAddDownscale", 1, 2.0, 0.0, 0.6, True, "bicubic", "bicubic"),
         by_background=True,
     ),
+    Row("ModelMergeSimple", merged),
+    Row("CFG Override", patched_by("nodes_custom_sampler", "CFGOverride", 2.0, 0.0, 0.6), by_background=True),
     Row("UNetCrossAttentionMultiply", patched_by("nodes_attention_multiply", "UNetCrossAttentionMultiply", 1.0, 1.2, 1.0, 1.0)),
     Row("ModelSamplingDiscrete", patched_by("nodes_model_advanced", "ModelSamplingDiscrete", "v_prediction", True),
         note="v-prediction, zsnr"),
+    Row("LCM (ModelSamplingDiscrete)", patched_by("nodes_model_advanced", "ModelSamplingDiscrete", "lcm", False)),
     Row("ModelSamplingContinuousEDM", patched_by("nodes_model_advanced", "ModelSamplingContinuousEDM", "eps", 120.0, 0.002)),
     Row("Conditioning (Combine)", conds=with_positive(lambda p: NODES.ConditioningCombine().combine(p, SECOND)[0])),
     Row("Conditioning (Concat)", conds=with_positive(lambda p: NODES.ConditioningConcat().concat(p, SECOND)[0])),
     Row("Conditioning (Average)", conds=with_positive(lambda p: NODES.ConditioningAverage().addWeighted(p, SECOND, 0.7)[0])),
     Row("Conditioning (Set Area)", conds=with_positive(set_area)),
+    Row("ConditioningSetAreaStrength", conds=with_positive(set_area_strength)),
     Row("Conditioning (Set Mask)", conds=with_positive(set_mask)),
     Row("ConditioningSetTimestepRange", conds=with_positive(set_range), by_background=True),
     Row("Conditioning Zero Out", conds=zeroed),
+    Row("GLIGEN", conds=with_positive(text_box)),
+    Row("unCLIP", lambda model: unclip_model(), with_positive(of_picture)),
     Row("Prompts of several lengths", conds=lambda conds: {**conds, "negative": cond(2, tokens=154)}),
 )  # fmt: skip
 
