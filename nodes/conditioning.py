@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
+
 from ..asyndm_core.regions import Target
 from ..asyndm_core.tokens import (
     Piece,
@@ -97,8 +99,17 @@ def annotate(conditioning: Conditioning, annotation: Annotation) -> Conditioning
 
 
 def check_words(words: Sequence[str], conds: Iterable[Mapping[str, Any]]) -> None:
-    """Raise ValueError unless every word is annotated in at least one of the positive conds."""
-    annotations = [cond[ANNOTATION] for cond in conds if ANNOTATION in cond]
+    """Raise ValueError unless every word is annotated in at least one of the positive conds, each of them one prompt."""
+    annotated = [cond for cond in conds if ANNOTATION in cond]
+    for cond in annotated if words else ():
+        rows = cond["model_conds"]["c_crossattn"].cond
+        if rows.shape[0] > 1 and not torch.equal(rows, rows[:1].expand_as(rows)):
+            raise ValueError(
+                f"The positive conditioning holds {rows.shape[0]} different prompts, and Cross-Attention Mask marked the words "
+                "of one. Sample the prompts one after another, or paint the regions (connect mask and set mask_mode to "
+                "replace)."
+            )
+    annotations = [cond[ANNOTATION] for cond in annotated]
     known = {word for annotation in annotations for word in annotation.positions}
     missing = [word for word in words if word not in known]
     if missing:

@@ -266,6 +266,27 @@ ELSEWHERE = (
     ("Image to image, regional denoise", "yes", "", "test_regional_denoise"),
     ("CFGGuider, BasicGuider, DualCFGGuider", "yes", "with SamplerCustomAdvanced", "test_parity"),
     ("KSampler (Advanced), start and end steps", "yes", "regional denoise needs add_noise", "test_parity"),
+    ("Perp-Neg Guider, Dual Model CFG Guider, guiders of other packs", "yes", "", "test_graphs"),
+    ("Sampler nodes with options", "yes", "SamplerDPMPP_2M_SDE and kin: eta, s_noise, r, solver_type", "test_graphs"),
+    ("Scheduler nodes", "yes", "AlignYourSteps, GITS, SDTurbo, Laplace, ...; any table that goes down", "test_graphs"),
+    ("SplitSigmas, two stages", "yes", "AsynDM in one or both: a stage ends with all pixels level", "test_graphs"),
+    ("Several samplers in one graph", "yes", "each run by itself, even one within another", "test_graphs"),
+    (
+        "Tiled upscalers, detailers",
+        "yes",
+        "each tile is a run of its own: words are looked for in every tile, a painted mask is laid over every tile anew",
+        "test_graphs",
+    ),
+    ("Batches (RepeatLatentBatch, LatentFromBatch, ...)", "yes", "each picture has its own regions", "test_graphs"),
+    ("Several prompts in one conditioning, regions painted", "yes", "", "test_graphs"),
+    (
+        "Several prompts in one conditioning, regions by words",
+        "refused",
+        "the words are known of one prompt only",
+        "test_graphs",
+    ),
+    ("LatentComposite, ThresholdMask, CLIP Set Last Layer", "yes", "and other nodes that only prepare", "test_graphs"),
+    ("SkipLayerGuidance and other nodes for transformers", "not applicable", "AsynDM samples UNets", "test_errors"),
     ("Textual inversion, weights, long prompts", "yes", "", "test_tokens"),
     ("Wrappers and patches of other packs", "yes", "they are called as before", "test_state"),
     ("Differential Diffusion", "refused", "it decides by one noise level for all pixels", "test_errors"),
@@ -326,12 +347,15 @@ def test_refused(row: Row) -> None:
     sampled(asyn(model, mode="synchronous"), PLAIN, [0])
 
 
+VERDICTS = ("yes", "yes, roughly", "refused", "not applicable")
+
+
 def page() -> str:
     """docs/compatibility.md."""
     one_sigma = "it goes by one noise level for all pixels"
     lines = [(row.name, "yes", row.note, "test_compatibility") for row in YES]
     lines += [(row.name, "refused", one_sigma, "test_compatibility") for row in REFUSED]
-    ordered = sorted([*lines, *ELSEWHERE], key=lambda line: ("yes", "yes, roughly", "refused").index(line[1]))
+    ordered = sorted([*lines, *ELSEWHERE], key=lambda line: VERDICTS.index(line[1]))
     rows = "\n".join(f"| {name} | **{verdict}** | {note} | {file} |" for name, verdict, note, file in ordered)
     return f"""# What goes together with AsynDM
 
