@@ -34,6 +34,8 @@ def fit_columns(columns: Tensor, tokens: int) -> Tensor:
     A conditioning that was repeated along the tokens, to reach a common length, spreads its mass over the copies: they
     are summed. Tokens that others appended belong to no word.
     """
+    if tokens == columns.shape[0]:
+        return columns
     repeated = columns.repeat(max(tokens // columns.shape[0], 1), 1)[:tokens]
     return F.pad(repeated, (0, 0, 0, tokens - repeated.shape[0]))
 
@@ -44,10 +46,11 @@ def probabilities(query: Tensor, key: Tensor, heads: int, columns: Tensor) -> Te
     query: (B, queries, heads x d); key: (B, tokens, heads x d); columns: (tokens, words), or (B, tokens, words) for a
     prompt of each item's own. Returns (B, words, queries) float32. The softmax runs over all tokens, as in the model.
     """
-    q = query.unflatten(-1, (heads, -1)).transpose(1, 2)
-    k = key.unflatten(-1, (heads, -1)).transpose(1, 2)
-    logits = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
-    return (logits.softmax(dim=-1).mean(dim=1) @ columns).transpose(-1, -2)
+    q = query.unflatten(-1, (heads, -1)).transpose(1, 2).flatten(0, 1)
+    k = key.unflatten(-1, (heads, -1)).transpose(1, 2).flatten(0, 1)
+    logits = torch.baddbmm(q.new_empty(()), q, k.transpose(-1, -2), beta=0, alpha=q.shape[-1] ** -0.5)
+    share = logits.softmax(dim=-1, dtype=torch.float32).unflatten(0, (-1, heads)).mean(dim=1)
+    return (share @ columns).transpose(-1, -2)
 
 
 def choose_factor(factors: Sequence[int]) -> int:

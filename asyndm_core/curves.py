@@ -69,7 +69,7 @@ CURVES: dict[str, Curve] = {
 
 def authors_linear(state: Tensor, rest: int, strength: Strength, track: Track) -> Tensor:
     """``linear`` in the order of operations of the authors' code: s' = s (1 - 1/r) + end / r."""
-    return state * (1 - 1 / rest) + torch.tensor(track.end, dtype=state.dtype, device=state.device) / rest
+    return state * (1 - 1 / rest) + torch.full((), track.end, dtype=state.dtype, device=state.device) / rest
 
 
 def authors_quadratic(state: Tensor, rest: int, strength: Strength, track: Track) -> Tensor:
@@ -82,7 +82,7 @@ def authors_quadratic(state: Tensor, rest: int, strength: Strength, track: Track
     if isinstance(strength, Tensor) or strength < 1e-3:
         return quadratic(state, rest, strength, track)
     bend = -strength * (track.unit * track.intervals / (track.intervals * track.intervals))
-    end = torch.tensor(track.end, dtype=state.dtype, device=state.device)
+    end = torch.full((), track.end, dtype=state.dtype, device=state.device)
     x0 = (bend * rest**2 - (end - state)) / (2 * bend * rest)
     y0 = state - bend * x0**2
     return bend * (1 - x0) ** 2 + y0

@@ -9,7 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from .transfer import Transfer
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,14 +24,49 @@ class PixelTimesteps:
 
     @property
     def rows(self) -> Tensor:
-        """The values for every image of the batch, (B x n,): what the UNet is given as its timesteps."""
+        """The values for every image of the batch, (B x n,): for a UNet that adds something of each image to them."""
         return self.values.repeat(self.index.shape[0])
 
 
-def distinct(timesteps: Tensor) -> PixelTimesteps:
-    """The distinct values of a map (B, H, W). On a GPU this waits for the device once."""
-    values, index = torch.unique(timesteps, return_inverse=True)
-    return PixelTimesteps(values, index)
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """The pixels of a map in groups, one for each distinct value, in ascending order.
+
+    index (B, H, W) long: the group of every pixel. members (B x H x W,) long: one pixel of each group; only the first
+    ``count`` count. How many there are is on its way to the host since the groups were made (see ``Transfer``), so that
+    reading it after the device was given other work holds nothing up.
+    """
+
+    index: Tensor
+    members: Tensor
+    summary: Transfer
+
+    @property
+    def count(self) -> int:
+        """n, the number of groups."""
+        return int(self.summary.read()[0])
+
+    @property
+    def least(self) -> float:
+        """The smallest value of the map that was grouped."""
+        return float(self.summary.read()[1])
+
+    def of(self, level: Tensor) -> PixelTimesteps:
+        """Another map (B, H, W) that is even within each group, by these groups."""
+        return PixelTimesteps(level.flatten()[self.members[: self.count]], self.index)
+
+    def split(self, other: Groups) -> Groups:
+        """The pixels that share both this group and ``other``'s: whatever is computed from both is even within them."""
+        return grouped(self.index * self.index.numel() + other.index)
+
+
+def grouped(level: Tensor) -> Groups:
+    """The groups of a map (B, H, W). No result has a size that depends on the values, so nothing waits for the device."""
+    ordered, order = level.flatten().sort(stable=True)
+    rank = F.pad((ordered[1:] != ordered[:-1]).cumsum(0), (1, 0))
+    index = torch.empty_like(rank).scatter_(0, order, rank).view(level.shape)
+    first = torch.searchsorted(rank, torch.arange(rank.shape[0], device=rank.device)).clamp(max=rank.shape[0] - 1)
+    return Groups(index, order[first], Transfer(torch.stack([rank[-1].float() + 1, ordered[0].float()])))
 
 
 def at_size(index: Tensor, height: int, width: int) -> Tensor:
@@ -48,9 +86,13 @@ def at_size(index: Tensor, height: int, width: int) -> Tensor:
     return index[..., rows[:, None], columns]
 
 
-def gather(embedded: Tensor, index: Tensor) -> Tensor:
-    """Rows of embedded timesteps (B x n, C), image by image, to pixels: index (B, h, w) -> (B, C, h, w)."""
-    batch, height, width = index.shape
-    per_image = embedded.unflatten(0, (batch, -1)).transpose(1, 2)
-    flat = index.reshape(batch, 1, -1).expand(-1, per_image.shape[1], -1)
-    return per_image.gather(2, flat).reshape(batch, -1, height, width)
+def gather(embedded: Tensor, pixels: PixelTimesteps, height: int, width: int) -> Tensor:
+    """Embedded timesteps to the pixels of a block: (B, C, height, width).
+
+    embedded: a row for each distinct timestep (n, C), or for each of each image (B x n, C), see ``PixelTimesteps.rows``.
+    """
+    index = at_size(pixels.index, height, width).flatten(1)[:, None]
+    per_image = embedded.unflatten(0, (-1, pixels.values.shape[0])).transpose(1, 2)
+    batch, channels = index.shape[0], per_image.shape[1]
+    columns = per_image.expand(batch, -1, -1).gather(2, index.expand(-1, channels, -1))
+    return columns.unflatten(2, (height, width))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from .pictures import lag, shade_lag
 from .record import chosen_steps, stretched
 from .run import Snapshot
+from .transfer import Transfer
 
 LARGEST = 128
 """Pixels on a side of a map, at most."""
@@ -66,27 +67,20 @@ def maps_of(snapshot: Snapshot, steps: int, to_rgb: Callable[[Tensor], Tensor] |
 
 
 class _Copy(NamedTuple):
-    """A frame on its way to the CPU; arrived is None where it is there already."""
+    """A frame whose data are on their way to the CPU, all in one transfer."""
 
-    frame: Frame
-    arrived: Any | None
+    step: int
+    planes: dict[str, tuple[int, ...]]
+    data: Transfer
 
-    @property
-    def ready(self) -> bool:
-        """Whether its bytes may be read."""
-        return self.arrived is None or self.arrived.query()
+    def frame(self) -> Frame:
+        """The frame. Waits for its data."""
+        return Frame(self.step, self.planes, self.data.read())
 
 
 def _start_copy(step: int, maps: dict[str, Tensor]) -> _Copy:
-    """All maps in one transfer. On CUDA nothing waits for it."""
-    data = torch.cat([m.flatten() for m in maps.values()])
     planes = {name: tuple(m.shape) for name, m in maps.items()}
-    if data.device.type != "cuda":
-        return _Copy(Frame(step, planes, data.cpu()), None)
-    held = data.to("cpu", non_blocking=True)
-    arrived = torch.cuda.Event()
-    arrived.record()
-    return _Copy(Frame(step, planes, held), arrived)
+    return _Copy(step, planes, Transfer(torch.cat([m.flatten() for m in maps.values()])))
 
 
 class Live:
@@ -123,15 +117,14 @@ class Live:
         """The run is over: send the rest. After an error or a cancel, nothing more."""
         if kind is not None:
             return
-        for copy in self._under_way:
-            if copy.arrived is not None:
-                copy.arrived.synchronize()
-        self._send_ready()
+        self._send_first(len(self._under_way))
 
     def _send_ready(self) -> None:
-        count = next((n for n, copy in enumerate(self._under_way) if not copy.ready), len(self._under_way))
+        self._send_first(next((n for n, copy in enumerate(self._under_way) if not copy.data.ready), len(self._under_way)))
+
+    def _send_first(self, count: int) -> None:
         if count == 0:
             return
         ready, self._under_way = self._under_way[:count], self._under_way[count:]
         self._next = self._clock() + PAUSE
-        self._send([copy.frame for copy in ready])
+        self._send([copy.frame() for copy in ready])

@@ -129,6 +129,11 @@ class Plan:
         words = dict.fromkeys(r.word for r in self.regions if r.word is not None)
         object.__setattr__(self, "words", tuple(words))
 
+    def to(self, device: torch.device) -> Plan:
+        """The same plan with its masks on ``device``."""
+        masks = [None if region.mask is None else region.mask.to(device) for region in self.regions]
+        return replace(self, regions=tuple(replace(r, mask=m) for r, m in zip(self.regions, masks, strict=True)))
+
     @property
     def lags(self) -> bool:
         """Whether any pixel can ever fall behind the background."""

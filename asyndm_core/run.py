@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .attention import AttentionSum
 from .clock import Clock
+from .embedding import Groups, grouped
 from .regions import Ownership, Plan, assign, denoise_map, first_assignment, synchronous, weights
 from .samplers import Noise, NoiseLaw, Prediction, Sampler, Step
 
@@ -20,12 +21,14 @@ class Host(Protocol):
 
     law: NoiseLaw
 
-    def denoise(self, x: Tensor, sigma: Tensor, reference: Tensor | None = None, watch: bool = False) -> Prediction:
+    def denoise(
+        self, x: Tensor, sigma: Tensor, reference: Tensor | None = None, watch: bool = False, groups: Groups | None = None
+    ) -> Prediction:
         """The denoised latents of x (B, C, H, W) whose pixels have noise levels sigma (B, 1, H, W).
 
         ``reference`` (0-dim) is the one sigma of this step for everything that knows only one, such as the host's
         schedules; None within a step (the smallest of the map may serve). ``watch`` asks to read the attention of the
-        plan's words in this call.
+        plan's words in this call. ``groups``: pixels that sigma is even within; None: the host looks, and waits for it.
         """
         ...
 
@@ -124,18 +127,25 @@ def noise_table(clock: Clock, plan: Plan) -> Tensor:
 
 
 class _Evaluations:
-    """The model as a sampler sees it within one step: watched, and reported, at its first evaluation only."""
+    """The model as a sampler sees it within one step: watched, and reported, at its first evaluation only.
 
-    def __init__(self, host: Host, reference: Tensor, watch: bool, report: Callable[[Tensor, Tensor, Tensor | None], None]):
+    groups: the pixels of one sigma. within: those of one sigma and one sigma_next, which share every level between too.
+    """
+
+    def __init__(
+        self, host: Host, reference: Tensor, watch: bool, report: Callable[[Tensor, Tensor, Tensor | None], None],
+        groups: Groups, within: Groups | None,
+    ) -> None:  # fmt: skip
         self._host, self._reference, self._watch, self._report = host, reference, watch, report
+        self._groups, self._within = groups, within
         self._first = True
         self.attention: Tensor | None = None
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Prediction:
         if not self._first:
-            return self._host.denoise(x, sigma)
+            return self._host.denoise(x, sigma, groups=self._within)
         self._first = False
-        prediction = self._host.denoise(x, sigma, self._reference, self._watch)
+        prediction = self._host.denoise(x, sigma, self._reference, self._watch, self._groups)
         self.attention = self._host.attention() if self._watch else None
         self._report(x, prediction.denoised, self.attention)
         return prediction
@@ -169,6 +179,9 @@ def sample(
     Order within a step, as in the authors' code: the move q -> q' of step i uses the regions seen at step i - 1; then
     the model is evaluated, and its attention makes the regions of the next move. ``fixed`` keeps the first regions.
     weigh: how attention becomes weights of regions; experiments give their own.
+
+    The pixels of the next evaluation are grouped before this one: by the time that the host needs their number, it has
+    arrived, and the device has not run out of work.
     """
     shape = (x.shape[0], x.shape[-2], x.shape[-1])
     now = begin
@@ -176,10 +189,14 @@ def sample(
     noise_sigmas = noise_table(clock.to(torch.device("cpu")), plan)
     ends_clean = float(noise_sigmas[-1]) == 0
     history = sampler.history()
+    groups = grouped(now.sigma[:, 0].to(x.dtype))
     for step in range(clock.steps):
         state_next = move(clock, plan, now.state, step, now.owned)
         sigma_next = levels(clock, state_next, step + 1, now.kept)
-        model = _Evaluations(host, noise_sigmas[step], watch, partial(_report, on_step, clock, step, now))
+        groups_next = grouped(sigma_next[:, 0].to(x.dtype))
+        within = groups.split(groups_next) if sampler.looks_ahead else None
+        report = partial(_report, on_step, clock, step, now)
+        model = _Evaluations(host, noise_sigmas[step], watch, report, groups, within)
         this_step = Step(
             index=step,
             sigma=now.sigma.to(x.dtype),
@@ -191,7 +208,7 @@ def sample(
         owned = now.owned
         if model.attention is not None:
             owned = assign(plan, weigh(plan, model.attention, shape, x.device))
-        now = Now(state_next, sigma_next, owned, now.kept)
+        now, groups = Now(state_next, sigma_next, owned, now.kept), groups_next
     return x
 
 
@@ -232,6 +249,7 @@ def generate(
     change or to keep. noised: sigmas (B, 1, H, W) -> the given latents at them. noise: a fresh source of noise for each
     pass, from the same seed. See ``start`` and ``sample`` for the rest.
     """
+    plan = plan.to(clock.sigmas.device)
     attention = None
     if plan.words and not plan.level:
         attention = look(host, clock, shape, noised)

@@ -382,7 +382,7 @@ class Sampler:
     by interval, and its tree lives on the CPU or, "brownian_gpu", on x's device. options: eta and the like, ComfyUI's
     defaults unless changed by ``with_options``. knows_flow: flow models have their own form of it; otherwise ComfyUI
     treats them like the others, and so do we. finite_snr: it cannot start at a flow model's sigma of 1, see NoiseLaw.
-    depth: how many earlier nodes of a pixel it uses.
+    depth: how many earlier nodes of a pixel it uses. looks_ahead: it evaluates the model within a step too.
     """
 
     name: str
@@ -394,6 +394,7 @@ class Sampler:
     knows_flow: bool = True
     finite_snr: bool = False
     depth: int = 0
+    looks_ahead: bool = False
 
     def with_options(self, **options: Any) -> Sampler:
         """The same sampler with other options. Raises ValueError for one that it does not have."""
@@ -465,11 +466,11 @@ def _table() -> dict[str, Sampler]:
         Sampler("euler_cfg_pp", euler, needs_uncond=True),
         ancestral("euler_ancestral", euler),
         ancestral("euler_ancestral_cfg_pp", euler, split=ddim_split, needs_uncond=True),
-        Sampler("heun", heun),
-        Sampler("dpm_2", dpm_2),
-        ancestral("dpm_2_ancestral", dpm_2),
-        ancestral("dpmpp_2s_ancestral", dpmpp_2s),
-        ancestral("dpmpp_2s_ancestral_cfg_pp", dpmpp_2s, needs_uncond=True, knows_flow=False),
+        Sampler("heun", heun, looks_ahead=True),
+        Sampler("dpm_2", dpm_2, looks_ahead=True),
+        ancestral("dpm_2_ancestral", dpm_2, looks_ahead=True),
+        ancestral("dpmpp_2s_ancestral", dpmpp_2s, looks_ahead=True),
+        ancestral("dpmpp_2s_ancestral_cfg_pp", dpmpp_2s, needs_uncond=True, knows_flow=False, looks_ahead=True),
         exploding("dpmpp_2m", midpoint, depth=1),
         exploding("dpmpp_2m_cfg_pp", midpoint, depth=1, needs_uncond=True),
         exploding("ddpm", euler, split=ddim_split, noise="gaussian", options={"s_noise": 1.0}),
@@ -485,7 +486,7 @@ def _table() -> dict[str, Sampler]:
         sde = partial(Sampler, split=sde_split, noise=kind, finite_snr=True, depth=1)
         by_name = partial(sde, solver=multistep_2m_sde)
         samplers += [
-            sde(f"dpmpp_sde{suffix}", dpmpp_sde, split=ddim_split, options={**noisy, "r": 0.5}),
+            sde(f"dpmpp_sde{suffix}", dpmpp_sde, split=ddim_split, options={**noisy, "r": 0.5}, looks_ahead=True),
             by_name(f"dpmpp_2m_sde{suffix}", options={**noisy, "solver_type": "midpoint"}),
             by_name(f"dpmpp_2m_sde_heun{suffix}", options={**noisy, "solver_type": "heun"}),
             sde(f"dpmpp_3m_sde{suffix}", multistep, options=noisy, depth=2),

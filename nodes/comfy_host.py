@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..asyndm_core.attention import AttentionSum, Layer, choose_factor, fit_columns, probabilities, token_columns, watching
 from ..asyndm_core.clock import Clock, NoiseGrid, paper_clock, table_clock
-from ..asyndm_core.embedding import PixelTimesteps, distinct
+from ..asyndm_core.embedding import Groups, PixelTimesteps, grouped
 from ..asyndm_core.samplers import Prediction
 from .comfy_model import MapControl, check_model, cross_attention_layers, fold, noise_law, told, unfold
 from .conditioning import ANNOTATION, Annotation
@@ -30,11 +30,17 @@ PIXELS = "asyndm_pixels"
 WrappersMP = comfy.patcher_extension.WrappersMP
 
 
-class _Watched(NamedTuple):
-    """A cond whose attention is read: columns (tokens, words); words that it has (words,); its area or None."""
+class _Words(NamedTuple):
+    """The words in a conditioning: their columns (tokens, words); present (1, words, 1, 1) is 1 for those that it has."""
 
     columns: Tensor
     present: Tensor
+
+
+class _Watched(NamedTuple):
+    """A cond whose attention is read: its words; its area or None."""
+
+    words: _Words
     area: tuple[int, ...] | None
 
 
@@ -63,6 +69,7 @@ class ComfyHost:
         self._every_prediction = False
         self._input: Tensor | None = None
         self._watched: dict[tuple[Any, int], _Watched] = {}
+        self._found: dict[tuple[Any, ...], _Words] = {}
         self._done: set[tuple[Any, int]] = set()
         self._seen = AttentionSum()
         self._uncond: Tensor | None = None
@@ -79,23 +86,24 @@ class ComfyHost:
         nearest = (table[:, None].clamp(min=1e-12).log() - grid.sigmas.log()).abs().argmin(dim=1)
         return (paper_clock if paper else table_clock)(table, nearest.float(), grid).to(sigmas.device)
 
-    def denoise(self, x: Tensor, sigma: Tensor, reference: Tensor | None = None, watch: bool = False) -> Prediction:
+    def denoise(
+        self, x: Tensor, sigma: Tensor, reference: Tensor | None = None, watch: bool = False, groups: Groups | None = None
+    ) -> Prediction:
         """See ``run.Host``. A map that is ``reference`` everywhere is a stock call.
 
         Where it is another value everywhere, ComfyUI's ranges and hooks still go by ``reference``, as for any map.
         """
         self._watching, self._seen, self._done = watch, AttentionSum(), set()
-        pixels = distinct(sigma[:, 0])
-        uniform = pixels.values.shape[0] == 1 and (reference is None or float(pixels.values) == float(reference.to(x.dtype)))
-        self._pixels = None if uniform else pixels
+        groups = groups or grouped(sigma[:, 0])
+        uniform = groups.count == 1 and (reference is None or groups.least == float(reference.to(x.dtype)))
+        self._pixels = None if uniform else groups.of(sigma[:, 0])
         if uniform:
-            scalar = pixels.values.to(x.dtype).expand(x.shape[0])
+            scalar = sigma[:, 0, 0, 0].to(x.dtype)
             denoised = self._model_k(
                 x, scalar, denoise_mask=self._denoise_mask, model_options=self.model_options, seed=self.seed
             )
             return Prediction(denoised, self._uncond)
-        smallest = sigma.amin(dim=(1, 2, 3)) if reference is None else reference
-        scalar = smallest.to(x).expand(x.shape[0])
+        scalar = sigma.amin(dim=(1, 2, 3)).to(x) if reference is None else x.new_full((x.shape[0],), float(reference))
         mask, kept = self._denoise_mask, self._model_k.latent_image
         if mask is not None:
             x = x * mask + self.noised(self._model_k.noise, kept, sigma) * (1 - mask)
@@ -188,12 +196,18 @@ class ComfyHost:
                 key = (cond.get("uuid"), group_index)
                 if annotation is None or key in self._done:
                     continue
-                context = cond["model_conds"]["c_crossattn"].cond
-                positions = [annotation.positions.get(word, ()) for word in self.words]
-                present = torch.tensor([float(bool(p)) for p in positions], device=context.device)
-                columns = token_columns(positions, context.shape[1]).to(context.device)
-                watched[key] = _Watched(columns, present, cond.get("area"))
+                watched[key] = _Watched(self._words_of(annotation, cond["model_conds"]["c_crossattn"].cond), cond.get("area"))
         return watched
+
+    def _words_of(self, annotation: Annotation, context: Tensor) -> _Words:
+        """The words of a cond. They are put on the device once for a run: that waits for it."""
+        positions = tuple(tuple(annotation.positions.get(word, ())) for word in self.words)
+        key = (positions, context.shape[1], context.device)
+        if key not in self._found:
+            present = torch.tensor([float(bool(p)) for p in positions]).view(1, -1, 1, 1)
+            columns = token_columns(positions, context.shape[1])
+            self._found[key] = _Words(columns.to(context.device), present.to(context.device))
+        return self._found[key]
 
     def _apply_model(self, executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The model's call: with the map if one came along, watched if asked."""
@@ -219,20 +233,20 @@ class ComfyHost:
 
         def read(query: Tensor, key: Tensor, heads: int, height: int, width: int) -> None:
             for rows, watched in read_from:
-                columns = fit_columns(watched.columns, key.shape[1])
+                columns = fit_columns(watched.words.columns, key.shape[1])
                 seen = probabilities(query[rows], key[rows], heads, columns).unflatten(-1, (height, width))
                 self._add(seen, watched, x.shape[-2])
 
         return read
 
     def _add(self, seen: Tensor, watched: _Watched, input_height: int) -> None:
-        count = watched.present.view(1, -1, 1, 1)
-        if watched.area is None:
+        count, area = watched.words.present, watched.area
+        if area is None:
             self._seen.add(seen, count)
             return
         factor = round(input_height / seen.shape[-2])
         height, width = (-(-side // factor) for side in self._latent_size)
-        top, left = watched.area[-2] // factor, watched.area[-1] // factor
+        top, left = area[-2] // factor, area[-1] // factor
         seen = seen[..., : height - top, : width - left]
         pad = (left, width - left - seen.shape[-1], top, height - top - seen.shape[-2])
         self._seen.add(nn.functional.pad(seen, pad), nn.functional.pad(count.expand_as(seen), pad))

@@ -17,7 +17,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, ResBlock,
 from torch import Tensor, nn
 
 from ..asyndm_core.attention import Layer
-from ..asyndm_core.embedding import PixelTimesteps, at_size, gather
+from ..asyndm_core.embedding import PixelTimesteps, gather
 from ..asyndm_core.samplers import NoiseLaw
 
 
@@ -73,7 +73,7 @@ def unfold(folded: Tensor, like: Tensor) -> Tensor:
 class MapSampling(nn.Module):
     """A ``model_sampling`` for a map of noise levels: the model's own, applied pixel by pixel.
 
-    sigma: (B, H, W). timesteps: (B n,), what the UNet is given. Everything else is the original's.
+    sigma: (B, H, W). timesteps: what the UNet is given. Everything else is the original's.
     """
 
     def __init__(self, original: nn.Module, sigma: Tensor, timesteps: Tensor) -> None:
@@ -96,7 +96,7 @@ class MapSampling(nn.Module):
         return unfold(denoised, model_input)
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        """The map's distinct timesteps, for each image of the batch."""
+        """The map's distinct timesteps."""
         return self._timesteps
 
 
@@ -109,7 +109,8 @@ def told(holder: Any, attribute: str, network: nn.Module, values: Tensor, index:
     """
     original = getattr(holder, attribute)
     pixels = PixelTimesteps(original.timestep(values.clamp(min=original.sigmas[0])), index)
-    setattr(holder, attribute, MapSampling(original, values[index], pixels.rows))
+    rows = pixels.values if network.num_classes is None else pixels.rows
+    setattr(holder, attribute, MapSampling(original, values[index], rows))
     try:
         with pixel_timesteps(network, pixels):
             yield
@@ -119,11 +120,11 @@ def told(holder: Any, attribute: str, network: nn.Module, values: Tensor, index:
 
 @contextmanager
 def pixel_timesteps(unet: nn.Module, pixels: PixelTimesteps) -> Iterator[None]:
-    """While it lasts, the residual blocks of ``unet`` gather the embedded timesteps (B n rows) to their own pixels."""
+    """While it lasts, the residual blocks of ``unet`` gather the embedded timesteps to their own pixels."""
     count = pixels.values.shape[0]
 
     def per_timestep(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        return output.repeat_interleave(count, dim=0)
+        return output[:, None].expand(-1, count, -1).flatten(0, 1)
 
     def in_block() -> tuple[Callable, Callable]:
         size = [0, 0]
@@ -132,7 +133,7 @@ def pixel_timesteps(unet: nn.Module, pixels: PixelTimesteps) -> Iterator[None]:
             size[:] = output.shape[-2:]
 
         def to_pixels(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-            return gather(output, at_size(pixels.index, *size))
+            return gather(output, pixels, *size)
 
         return remember_size, to_pixels
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..attention import AttentionSum, Layer, choose_factor, probabilities, token_columns, watching
 from ..clock import Clock, NoiseGrid, paper_clock, table_clock
-from ..embedding import PixelTimesteps, at_size, distinct, gather
+from ..embedding import Groups, PixelTimesteps, gather, grouped
 from ..samplers import NoiseLaw, Prediction
 
 
@@ -68,12 +68,13 @@ def pixel_timesteps(unet: UNet2DConditionModel, timesteps: PixelTimesteps) -> It
     block's pixels and added where the block would have: just before its second normalisation.
     """
     images, count = timesteps.index.shape[0], timesteps.values.shape[0]
+    adds_text = unet.config.addition_embed_type == "text_time"
 
     def embed(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        return module.forward(timesteps.rows).to(output.dtype)
+        return module.forward(timesteps.rows if adds_text else timesteps.values).to(output.dtype)
 
     def per_timestep(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        return output.repeat_interleave(count, dim=0)
+        return output[:, None].expand(-1, count, -1).flatten(0, 1)
 
     def in_block(held: list[Tensor]) -> tuple[Callable, Callable]:
         def keep_projection(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
@@ -82,14 +83,13 @@ def pixel_timesteps(unet: UNet2DConditionModel, timesteps: PixelTimesteps) -> It
 
         def add_projection(module: nn.Module, inputs: tuple) -> tuple:
             (features,) = inputs
-            index = at_size(timesteps.index, *features.shape[-2:])
-            return (features + gather(held.pop(), index),)
+            return (features + gather(held.pop(), timesteps, *features.shape[-2:]),)
 
         return keep_projection, add_projection
 
     with ExitStack() as hooks:
         hooks.callback(unet.time_proj.register_forward_hook(embed).remove)
-        if unet.config.addition_embed_type == "text_time":
+        if adds_text:
             hooks.callback(unet.add_embedding.register_forward_hook(per_timestep).remove)
         for block in unet.modules():
             if isinstance(block, ResnetBlock2D):
@@ -149,13 +149,16 @@ class DiffusersHost:
         """The timestep nearest to each sigma (any shape), on a logarithmic scale."""
         return torch.bucketize(sigma.float().log(), self.boundaries)
 
-    def denoise(self, x: Tensor, sigma: Tensor, reference: Tensor | None = None, watch: bool = False) -> Prediction:
+    def denoise(
+        self, x: Tensor, sigma: Tensor, reference: Tensor | None = None, watch: bool = False, groups: Groups | None = None
+    ) -> Prediction:
         """See ``run.Host``; ``reference`` has no use here. The unconditional prediction comes too, for CFG++."""
         scale = (1 + sigma**2).sqrt()
         rows = torch.cat([x / scale] * 2)
         batch = x.shape[0]
         contexts = torch.cat([c.expand(batch, -1, -1) for c in (self.uncond, self.cond)])
-        timesteps = distinct(self.timesteps(sigma[:, 0]))
+        groups = groups or grouped(sigma[:, 0])
+        timesteps = groups.of(self.timesteps(sigma[:, 0]))
         self._seen = AttentionSum()
         with ExitStack() as stack:
             if timesteps.values.shape[0] > 1:

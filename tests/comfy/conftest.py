@@ -14,7 +14,7 @@ from types import ModuleType
 
 import pytest
 
-sys.path.append(str(Path(__file__).parent))
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from comfy_process import Server, comfyui_path, start
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -30,7 +30,7 @@ import comfy.samplers
 import comfy.utils
 import pytest
 import torch
-from asyndm_pack.asyndm_core.embedding import distinct
+from asyndm_pack.asyndm_core.embedding import grouped
 from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap
 from asyndm_pack.asyndm_core.run import Snapshot
 from asyndm_pack.nodes.comfy_host import ComfyHost
@@ -204,7 +204,7 @@ def test_one_call(name: str, kind: str) -> None:
     context = torch.cat([data["neg_prompt_embeds"], data["prompt_embeds"]])
     timesteps = data[f"t_{kind}"].long()
     timesteps = timesteps.view(-1, 1, 1).expand(2, 32, 32) if kind == "scalar" else timesteps
-    pixels = distinct(timesteps.float())
+    pixels = grouped(timesteps).of(timesteps.float())
     with pixel_timesteps(unet, pixels):
         out = unet(data["sample"], pixels.rows, context=context)
     assert distance(out, data[f"out_{kind}"]) < FORWARD

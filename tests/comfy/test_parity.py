@@ -9,7 +9,7 @@ import comfy.samplers
 import pytest
 import torch
 from asyndm_pack.asyndm_core.clock import NoiseGrid, table_clock
-from asyndm_pack.asyndm_core.embedding import distinct
+from asyndm_pack.asyndm_core.embedding import grouped
 from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap, make_plan
 from asyndm_pack.asyndm_core.run import noise_table
 from asyndm_pack.asyndm_core.samplers import SAMPLERS
@@ -228,7 +228,7 @@ def test_a_map_is_every_pixel_embedded(size: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(21)
     timesteps = torch.randint(0, 1000, (2, *size), generator=generator)
     x, context = torch.randn(2, 4, *size, generator=generator), torch.randn(2, 77, CONTEXT, generator=generator)
-    pixels = distinct(timesteps.float())
+    pixels = grouped(timesteps).of(timesteps.float())
     with pixel_timesteps(unet, pixels):
         ours = unet(x, pixels.rows, context=context)
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from asyndm_core.embedding import PixelTimesteps, at_size, distinct, gather
+from asyndm_core.embedding import PixelTimesteps, at_size, gather, grouped
 from asyndm_core.hosts.diffusers import pixel_timesteps
 
 ODD_SIZES = [(16, 16), (18, 22), (13, 17), (16, 9)]
@@ -38,6 +38,11 @@ def naive(unet: UNet2DConditionModel, x: Tensor, timesteps: Tensor, context: Ten
 
     with patch.object(ResnetBlock2D, "forward", block_forward):
         return unet(x, 0, encoder_hidden_states=context).sample
+
+
+def distinct(timesteps: Tensor) -> PixelTimesteps:
+    """The map in its distinct values."""
+    return grouped(timesteps).of(timesteps)
 
 
 def timestep_map(size: tuple[int, int], values: int = 1000) -> Tensor:
@@ -102,23 +107,40 @@ def test_the_unet_is_as_before_afterwards(unet: UNet2DConditionModel) -> None:
     assert torch.equal(unet(x, 417, encoder_hidden_states=context).sample, stock)
 
 
-def test_distinct_reconstructs_the_map() -> None:
-    """values[index] is the map, and rows are the values for each image."""
-    timesteps = timestep_map((5, 7), 10)
-    found = distinct(timesteps)
-    assert torch.equal(found.values[found.index], timesteps)
-    assert found.values.unique().numel() == found.values.numel()
-    assert torch.equal(found.rows, torch.cat([found.values, found.values]))
-    assert isinstance(found, PixelTimesteps)
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 20), st.integers(1, 20), st.sampled_from([1, 2, 7, 1000]), st.integers(0, 2**32))
+def test_groups_are_the_distinct_values(batch: int, height: int, width: int, values: int, seed: int) -> None:
+    """values and index are those of torch.unique, which has to wait for the device; rows are the values for each image."""
+    generator = torch.Generator().manual_seed(seed)
+    level = torch.randint(values, (batch, height, width), generator=generator) * 0.1
+    groups = grouped(level)
+    found, (wanted, index) = groups.of(level), torch.unique(level, return_inverse=True)
+    assert torch.equal(found.values, wanted) and torch.equal(found.index, index)
+    assert groups.count == len(wanted) and groups.least == wanted[0]
+    assert torch.equal(found.rows, wanted.repeat(batch))
 
 
-def test_gather_picks_the_row_of_each_pixel() -> None:
-    """Image b, pixel (y, x) gets row index[b, y, x] of image b."""
-    embedded, index = torch.randn(3 * 5, 4), torch.randint(5, (3, 2, 7))
-    got = gather(embedded, index)
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from([1, 2, 5]), st.sampled_from([1, 3, 40]), st.integers(0, 2**32))
+def test_groups_of_two_maps_hold_for_what_is_computed_from_both(one: int, other: int, seed: int) -> None:
+    """As many as there are pairs, and a map of both is put together from its values."""
+    generator = torch.Generator().manual_seed(seed)
+    sigma, sigma_next = (torch.randint(n, (2, 5, 7), generator=generator).float() for n in (one, other))
+    groups = grouped(sigma).split(grouped(sigma_next))
+    assert groups.count == len(torch.stack([sigma, sigma_next], dim=-1).flatten(0, 2).unique(dim=0))
+    between = sigma * sigma_next + sigma
+    found = groups.of(between)
+    assert torch.equal(found.values[found.index], between)
+
+
+@pytest.mark.parametrize("images", [1, 3], ids=["rows for all images", "rows for each image"])
+def test_gather_picks_the_row_of_each_pixel(images: int) -> None:
+    """Image b, pixel (y, x) of a block at half the size gets row index[b, 2 y, 2 x] of image b."""
+    embedded, index = torch.randn(images * 5, 4), torch.randint(5, (3, 4, 13))
+    got = gather(embedded, PixelTimesteps(torch.arange(5.0), index), 2, 7)
     assert got.shape == (3, 4, 2, 7)
     for b, y, x in ((0, 0, 0), (1, 1, 6), (2, 0, 3)):
-        assert torch.equal(got[b, :, y, x], embedded[b * 5 + index[b, y, x]])
+        assert torch.equal(got[b, :, y, x], embedded[(b * 5 if images > 1 else 0) + index[b, 2 * y, 2 * x]])
 
 
 @settings(max_examples=100, deadline=None)

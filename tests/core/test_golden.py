@@ -30,7 +30,7 @@ from torch import Tensor
 
 from asyndm_core.attention import AttentionSum, probabilities, token_columns, watching
 from asyndm_core.clock import Clock
-from asyndm_core.embedding import distinct
+from asyndm_core.embedding import grouped
 from asyndm_core.hosts.diffusers import (
     DiffusersHost,
     cross_attention_layers,
@@ -264,7 +264,7 @@ def forward_errors(name: str) -> dict[str, float]:
         def seen(query: Tensor, key: Tensor, heads: int, h: int, w: int, total: AttentionSum = total) -> None:
             total.add(probabilities(query[1:], key[1:], heads, columns).unflatten(-1, (h, w)))
 
-        with watching(cross_attention_layers(unet)[4], seen), pixel_timesteps(unet, distinct(timesteps)):
+        with watching(cross_attention_layers(unet)[4], seen), pixel_timesteps(unet, grouped(timesteps).of(timesteps)):
             out = unet(d["sample"], 0, encoder_hidden_states=contexts, added_cond_kwargs=added).sample
         errors[f"out_{kind}"] = relative(out, d[f"out_{kind}"])
         seen_map = total.mean()

@@ -118,10 +118,10 @@ def test_the_model_is_told_the_truth(host: DiffusersHost, clock: Clock, strength
     levels: list[Tensor] = []
 
     class Perfect(DiffusersHost):
-        def denoise(self, x: Tensor, sigma: Tensor, reference: Tensor | None = None, watch: bool = False):
+        def denoise(self, x: Tensor, sigma: Tensor, *more: object, **options: object):
             torch.testing.assert_close(x, target + sigma * unit, rtol=1e-5, atol=1e-4)
             levels.append(sigma)
-            return super().denoise(x, sigma, reference, watch)._replace(denoised=target)
+            return super().denoise(x, sigma, *more, **options)._replace(denoised=target)
 
     perfect = Perfect(host.unet, torch.linspace(0.99, 0.01, 1000), "epsilon", host.cond, host.uncond, 1.0, [[2], [5, 6]])
     middle = LEFT.roll(4, -1) * 0.5

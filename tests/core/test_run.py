@@ -281,9 +281,9 @@ def test_the_model_is_told_the_truth(host: DiffusersHost, clock: Clock) -> None:
     target, unit = torch.randn(1, 4, 16, 16), torch.randn(1, 4, 16, 16)
 
     class Perfect(DiffusersHost):
-        def denoise(self, x: Tensor, sigma: Tensor, reference: Tensor | None = None, watch: bool = False):
+        def denoise(self, x: Tensor, sigma: Tensor, *more: object, **options: object):
             close(x, target + sigma * unit, 1e-5)
-            return super().denoise(x, sigma, reference, watch)._replace(denoised=target)
+            return super().denoise(x, sigma, *more, **options)._replace(denoised=target)
 
     perfect = Perfect(host.unet, torch.linspace(0.99, 0.01, 1000), "epsilon", host.cond, host.uncond, 1.0, [[2], [5, 6]])
     plan = make_plan(TimestepMap(WORDS), 16, 16)

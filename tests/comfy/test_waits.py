@@ -1,0 +1,80 @@
+"""In ComfyUI the host waits for the device no more often in a step than it does in stock sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+import comfy.sampler_helpers
+import comfy.samplers
+import pytest
+import tiny
+import torch
+from asyndm_pack.asyndm_core import transfer
+from asyndm_pack.asyndm_core.live import Live
+from asyndm_pack.asyndm_core.record import RunRecord
+from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap
+from asyndm_pack.asyndm_core.samplers import SAMPLERS
+from asyndm_pack.nodes.comfy_run import Options, apply
+from fake_device import DEVICE, Device, Wait, fake_device, move
+from tiny import NEGATIVE, POSITIVE
+
+STEPS = 4
+GREY = torch.linspace(0, 1, 64).view(1, 8, 8)
+FLAT = {"num_res_blocks": [1], "channel_mult": [1], "transformer_depth": [1], "transformer_depth_output": [1, 1]}
+GENERATOR = torch.Generator
+NAMES = [name for name in SAMPLERS if name in comfy.samplers.SAMPLER_NAMES]
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A device that notes waits, where ComfyUI's own loading of models is left out."""
+    monkeypatch.setattr(
+        comfy.sampler_helpers, "prepare_sampling", lambda model, shape, conds, *_, **__: (model.model, conds, [])
+    )
+    monkeypatch.setattr(comfy.sampler_helpers, "cleanup_models", lambda *_: None)
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda device, both=False: (1e12, 1e12) if both else 1e12)
+    monkeypatch.setattr(torch, "Generator", lambda device=None: GENERATOR("cpu"))
+    with fake_device(transfer.STREAMS) as made:
+        yield made
+
+
+def waits(device: Device, patch: Callable[[Any], Any], sampler: str, **settings: Any) -> list[Wait]:
+    """What a run on a small model waits for after its second evaluation began and before its last: what steps cost."""
+    patcher = tiny.make_model(**settings)
+    move(patcher.model.model_sampling)
+    device.watch(patcher.model.diffusion_model)
+    patcher.load_device = DEVICE
+    device.evaluation, device.waits = 0, []
+    tiny.ksampler(patch(patcher), sampler, "karras", STEPS, positive=POSITIVE, negative=NEGATIVE)
+    assert device.evaluation >= STEPS
+    return device.within(2)
+
+
+def ours(timestep_map: TimestepMap) -> Callable[[Any], Any]:
+    """Samples by ``timestep_map``, recorded and with the live view."""
+    record = RunRecord(STEPS, previews=True)
+    options = Options(on_step=record, on_run=lambda start: Live(start.steps, lambda frames: None))
+    return lambda patcher: apply(patcher, timestep_map, options)
+
+
+@pytest.mark.parametrize("sampler", NAMES)
+def test_no_more_than_stock(device: Device, sampler: str) -> None:
+    stock = waits(device, lambda patcher: patcher, sampler, **FLAT)
+    asynchronous = waits(device, ours(TimestepMap(tiny.FOX_AND_HAT)), sampler, **FLAT)
+    assert len(asynchronous) <= len(stock), [wait for wait in asynchronous if wait not in stock]
+
+
+@pytest.mark.parametrize(
+    "timestep_map",
+    [
+        TimestepMap(Regions((Target("fox"),), mask=GREY, mask_mode="add", grow=1, feather=2.0)),
+        TimestepMap(Regions(mask=GREY, mask_mode="replace"), region_denoise=0.8),
+        TimestepMap(tiny.FOX_AND_HAT, mode="concave"),
+    ],
+    ids=["masks and edges", "regional denoise", "concave"],
+)
+def test_maps(device: Device, timestep_map: TimestepMap) -> None:
+    """SDXL's kind of UNet."""
+    assert waits(device, ours(timestep_map), "euler", sdxl=True) == []
