@@ -7,6 +7,8 @@ the region's strength: 1 inside, 0 outside, and between where a mask is grey or 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -14,10 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .curves import CURVES
+
 MASK_MODES = ("limit", "add", "replace")
 UPDATES = ("every step", "fixed")
 MODES = ("asynchronous", "concave", "synchronous")
 PRESETS = ("default", "paper")
+MOST_GROW, MOST_FEATHER = 64, 64
+"""Latent pixels, at most."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,15 @@ class Regions:
     grow: int = 0
     feather: float = 0.0
 
+    def __post_init__(self) -> None:
+        """ValueError for what is out of its range."""
+        node = "of Cross-Attention Mask"
+        check_number(self.threshold, 0, math.inf, f"threshold {node}")
+        check_choice(self.update, UPDATES, f"update {node}")
+        check_choice(self.mask_mode, MASK_MODES, f"mask_mode {node}")
+        check_number(self.grow, -MOST_GROW, MOST_GROW, f"grow {node}")
+        check_number(self.feather, 0, MOST_FEATHER, f"feather {node}")
+
 
 @dataclass(frozen=True, eq=False)
 class TimestepMap:
@@ -64,6 +79,13 @@ class TimestepMap:
     previous: TimestepMap | None = None
     region_denoise: float = 1.0
     background_denoise: float = 1.0
+
+    def __post_init__(self) -> None:
+        """ValueError for what is none of the choices."""
+        node = "of Asynchronous Timestep Map"
+        check_choice(self.curve, CURVES, f"curve {node}")
+        check_choice(self.mode, MODES, f"mode {node}")
+        check_choice(self.preset, PRESETS, f"preset {node}")
 
     @property
     def chain(self) -> list[TimestepMap]:
@@ -164,10 +186,28 @@ class Ownership(NamedTuple):
     weights: Tensor
 
 
+def check_number(value: float, low: float, high: float, where: str) -> None:
+    """ValueError naming ``where`` for what is no number in [low, high]. (A link brings values that no widget holds.)"""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ValueError(f"{where} is {_quoted(value)}: it is a number between {low:g} and {high:g}.")
+
+
+def check_choice(value: str, choices: Iterable[str], where: str) -> None:
+    """ValueError naming ``where`` for what is none of the choices."""
+    if value not in tuple(choices):
+        raise ValueError(f"{where} is {_quoted(value)}: it is one of {', '.join(choices)}.")
+
+
+def _quoted(value: object) -> str:
+    """What came, in a few words."""
+    short = value is None or (isinstance(value, (str, int, float)) and len(repr(value)) < 80)
+    return repr(value) if short else type(value).__name__
+
+
 def check_strength(strength: float, where: str) -> float:
     """``strength`` if it is in [0, 1]; ValueError naming ``where`` otherwise."""
-    if not 0.0 <= strength <= 1.0:
-        raise ValueError(f"{where} is {strength}: a strength is between 0 (like the stock sampler) and 1 (steepest).")
+    if not isinstance(strength, (int, float)) or not 0.0 <= strength <= 1.0:
+        raise ValueError(f"{where} is {_quoted(strength)}: a strength is between 0 (like the stock sampler) and 1 (steepest).")
     return float(strength)
 
 
@@ -179,7 +219,7 @@ def fit_mask(mask: Tensor, height: int, width: int) -> Tensor:
     mask = mask.float()
     if mask.ndim == 2:
         mask = mask[None]
-    if mask.ndim != 3:
+    if mask.ndim != 3 or mask.numel() == 0:
         raise ValueError(f"The mask has shape {tuple(mask.shape)}: expected (height, width) or (batch, height, width).")
     if not torch.isfinite(mask).all():
         raise ValueError("The mask has values that are not numbers (NaN or infinite): check the node that made it.")

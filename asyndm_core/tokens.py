@@ -11,8 +11,9 @@ from torch import Tensor
 
 from .regions import Target, check_strength
 
-_WEIGHT = re.compile(r":\s*[-+]?(\d+\.?\d*|\.\d+)\s*(?=\))")
-_STRENGTH = re.compile(r"^(?P<text>.*\S)\s*:\s*(?P<strength>[-+]?(\d+\.?\d*|\.\d+|nan|inf))$", re.DOTALL | re.IGNORECASE)
+_NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)"  # with one way to read it: two would take time to the square of its length
+_WEIGHT = re.compile(rf":\s*{_NUMBER}\s*(?=\))")
+_STRENGTH = re.compile(rf"^(?P<text>.*\S)\s*:\s*(?P<strength>{_NUMBER}|[-+]?(?:nan|inf))$", re.DOTALL | re.IGNORECASE)
 _WORD = re.compile(r"embedding:[^\s,()]+|[^\W_]+(?:['’-]{1,2}[^\W_]+)*|[.,;:!?|/]")
 
 FUNCTION_WORDS = frozenset(
@@ -30,6 +31,11 @@ STYLE_WORDS = frozenset(
 PLACE_WORDS = frozenset("in at during inside outside".split())
 
 
+LONGEST_TEXT = 20_000
+"""Characters of a prompt or of the targets, at most: some 50 times a long prompt. A text encoder takes seconds for them."""
+MOST_TARGETS = 256
+
+
 class Piece(NamedTuple):
     """One entry of a tokenised text: its position in the conditioning, and its token (an id, or an embedding's vector)."""
 
@@ -41,6 +47,33 @@ class UnknownWordError(ValueError):
     """A target that the prompt does not contain."""
 
 
+def check_length(text: str, widget: str) -> None:
+    """ValueError, naming the widget of Cross-Attention Mask, for more text than any prompt has, or what is no text."""
+    if not isinstance(text, str):
+        raise ValueError(
+            f"The input {widget} of Cross-Attention Mask got {type(text).__name__} instead of a text: check its link."
+        )
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(
+            f"The widget {widget} of Cross-Attention Mask holds {len(text)} characters: at most {LONGEST_TEXT} are taken. "
+            "Shorten it, or check what is linked to it."
+        )
+
+
+def check_count(targets: Sequence[Target]) -> None:
+    """ValueError for more targets than a run can follow."""
+    if len(targets) > MOST_TARGETS:
+        raise ValueError(
+            f"There are {len(targets)} targets: at most {MOST_TARGETS} can be followed. Name the 1 to 3 things that matter "
+            "in the widget targets of Cross-Attention Mask."
+        )
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """A text as an error quotes it: its beginning, where it is long."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def parse_targets(text: str) -> tuple[Target, ...]:
     """Targets as typed: words or phrases between commas or line breaks, each with an optional strength after a colon.
 
@@ -48,6 +81,7 @@ def parse_targets(text: str) -> tuple[Target, ...]:
     of [0, 1] or a target that is listed twice.
     """
     targets: list[Target] = []
+    known: set[str] = set()
     for entry in re.split(r"[,\n]", text):
         entry = " ".join(entry.split())
         if not entry:
@@ -56,9 +90,10 @@ def parse_targets(text: str) -> tuple[Target, ...]:
         strength = None
         if match:
             entry = match["text"]
-            strength = check_strength(float(match["strength"]), f"The strength of target '{entry}' (widget targets)")
-        if entry.lower() in (t.text.lower() for t in targets):
-            raise ValueError(f"The target '{entry}' is listed twice in the widget targets: name it once.")
+            strength = check_strength(float(match["strength"]), f"The strength of target '{shortened(entry)}' (widget targets)")
+        if entry.lower() in known:
+            raise ValueError(f"The target '{shortened(entry)}' is listed twice in the widget targets: name it once.")
+        known.add(entry.lower())
         targets.append(Target(entry, strength))
     return tuple(targets)
 
@@ -107,6 +142,8 @@ def find_phrase(prompt: Sequence[Piece], phrase: Sequence[Piece]) -> list[int]:
     """
     found: list[int] = []
     for start in range(len(prompt) - len(phrase) + 1 if phrase else 0):
+        if not _same(prompt[start].token, phrase[0].token):
+            continue
         window = prompt[start : start + len(phrase)]
         if all(_same(a.token, b.token) for a, b in zip(window, phrase, strict=True)):
             found.extend(piece.position for piece in window)
@@ -122,6 +159,7 @@ def _same(a: int | Tensor, b: int | Tensor) -> bool:
 def unknown_word(target: str, prompt: str) -> UnknownWordError:
     """The error for a target that is not in the prompt: it lists the words that are."""
     return UnknownWordError(
-        f"The target '{target}' is not in the prompt. Words of the prompt: {', '.join(prompt_words(prompt))}. "
+        f"The target '{shortened(target)}' is not in the prompt. Words of the prompt: "
+        f"{shortened(', '.join(prompt_words(prompt)), 600)}. "
         "Correct the widget targets of Cross-Attention Mask, or add the word to its text."
     )

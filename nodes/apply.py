@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..asyndm_core.regions import TimestepMap
 from .comfy_run import Options, apply
 from .live_view import show_on
-from .types import ADVANCED, CATEGORY, TimestepMapSocket
+from .types import ADVANCED, CATEGORY, TimestepMapSocket, check_socket
 
 
 class Apply(io.ComfyNode):
@@ -48,4 +48,6 @@ class Apply(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, timestep_map: TimestepMap, preview: bool = True) -> io.NodeOutput:
         """Return the patched clone."""
+        check_socket(model, object, "model", "Apply AsynDM")
+        check_socket(timestep_map, TimestepMap, "timestep_map", "Apply AsynDM")
         return io.NodeOutput(apply(model, timestep_map, Options(on_run=show_on(cls.hidden) if preview else None)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
-from .types import CATEGORY
+from .types import CATEGORY, check_socket
 
 
 class Compare(io.ComfyNode):
@@ -33,5 +33,7 @@ class Compare(io.ComfyNode):
     @classmethod
     def execute(cls, image_a: torch.Tensor, image_b: torch.Tensor) -> io.NodeOutput:
         """Save both as previews, and tell the node where they are."""
+        for name, image in (("image_a", image_a), ("image_b", image_b)):
+            check_socket(image, torch.Tensor, name, "AsynDM Compare")
         a, b = (ui.PreviewImage(image[:1], cls=cls).as_dict()["images"][0] for image in (image_a, image_b))
         return io.NodeOutput(ui={"asyndm": [{"a": a, "b": b, "batch": max(len(image_a), len(image_b))}]})

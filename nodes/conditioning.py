@@ -11,9 +11,11 @@ from ..asyndm_core.regions import Target
 from ..asyndm_core.tokens import (
     Piece,
     UnknownWordError,
+    check_count,
     content_phrases,
     find_phrase,
     parse_targets,
+    shortened,
     unknown_word,
 )
 
@@ -52,19 +54,20 @@ def tokenize(clip: Any, text: str) -> EncodedText:
 def find_targets(clip: Any, text: str, typed: str) -> tuple[tuple[Target, ...], Annotation]:
     """The targets that are typed (or, if none is, the content phrases of the text), and where their tokens are.
 
-    Raises UnknownWordError for a target that the text does not contain, ValueError for an empty text or one without
-    content.
+    Raises UnknownWordError for a target that the text does not contain, ValueError for an empty text, one without
+    content, or more targets than can be followed.
     """
     if not text.strip():
         raise ValueError(
             "The prompt is empty, so there is no word to follow. Write one in the widget text of Cross-Attention Mask "
             "(or paint a mask and set mask_mode to replace)."
         )
-    encoded = tokenize(clip, text)
     targets = parse_targets(typed)
     automatic = not targets
     if automatic:
         targets = tuple(Target(phrase) for phrase in content_phrases(text))
+    check_count(targets)
+    encoded = tokenize(clip, text)
     positions: dict[str, tuple[int, ...]] = {}
     for target in targets:
         found = find_phrase(encoded.pieces, tokenize(clip, target.text).pieces)
@@ -74,7 +77,8 @@ def find_targets(clip: Any, text: str, typed: str) -> tuple[tuple[Target, ...], 
             raise unknown_word(target.text, text)
     if not positions:
         raise UnknownWordError(
-            f"No content word was found in the prompt '{text}'. Name one in the widget targets of Cross-Attention Mask."
+            f"No content word was found in the prompt '{shortened(text)}'. "
+            "Name one in the widget targets of Cross-Attention Mask."
         )
     return tuple(t for t in targets if t.text in positions), Annotation(positions, encoded.length)
 

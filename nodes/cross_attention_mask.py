@@ -10,9 +10,9 @@ from comfy_api.latest import io, ui
 from ..asyndm_core.live import progress_palette
 from ..asyndm_core.pictures import COLOURS
 from ..asyndm_core.regions import MASK_MODES, UPDATES, Regions
-from ..asyndm_core.tokens import FUNCTION_WORDS, PLACE_WORDS, STYLE_WORDS
+from ..asyndm_core.tokens import FUNCTION_WORDS, PLACE_WORDS, STYLE_WORDS, check_length
 from .conditioning import annotate, find_targets
-from .types import ADVANCED, CATEGORY, RegionsSocket
+from .types import ADVANCED, CATEGORY, RegionsSocket, check_socket
 
 FOR_THE_SCREEN: dict[str, Any] = {
     "colours": COLOURS,
@@ -146,6 +146,10 @@ class CrossAttentionMask(io.ComfyNode):
         """Encode (or annotate) the prompt and describe its regions."""
         if clip is None:
             raise ValueError("The input clip is empty: the checkpoint has no text encoder. Load one with Load CLIP.")
+        if mask is not None:
+            check_socket(mask, torch.Tensor, "mask", "Cross-Attention Mask")
+        check_length(text, "text")
+        check_length(targets, "targets")
         if mask is not None and not torch.isfinite(mask).all():
             raise ValueError("The mask has values that are not numbers (NaN or infinite): check the node that made it.")
         if conditioning is None:

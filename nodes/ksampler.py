@@ -13,11 +13,11 @@ from nodes import common_ksampler
 
 from ..asyndm_core.pictures import palette, timeline
 from ..asyndm_core.record import RunRecord
-from ..asyndm_core.regions import Plan, TimestepMap, make_plan
+from ..asyndm_core.regions import Plan, TimestepMap, check_choice, check_number, make_plan
 from .comfy_run import Options, apply
 from .latent_rgb import latent_to_rgb
 from .live_view import show_on
-from .types import ADVANCED, CATEGORY, TimestepMapSocket
+from .types import ADVANCED, CATEGORY, TimestepMapSocket, check_socket
 
 
 class AsynDMKSampler(io.ComfyNode):
@@ -137,6 +137,17 @@ class AsynDMKSampler(io.ComfyNode):
         preview: bool = True,
     ) -> io.NodeOutput:
         """Sample as KSampler does, with the map on the model and the run recorded."""
+        node = "AsynDM KSampler"
+        check_socket(timestep_map, TimestepMap, "timestep_map", node)
+        for name, value in (("model", model), ("positive", positive), ("negative", negative), ("latent_image", latent_image)):
+            check_socket(value, object, name, node)
+        check_socket(steps, int, "steps", node)
+        check_socket(seed, int, "seed", node)
+        check_choice(sampler_name, comfy.samplers.KSampler.SAMPLERS, f"sampler_name of {node}")
+        check_choice(scheduler, comfy.samplers.KSampler.SCHEDULERS, f"scheduler of {node}")
+        check_number(cfg, -1000, 1000, f"cfg of {node}")
+        check_number(denoise, 0, 1, f"denoise of {node}")
+        check_number(eta, 0, 1, f"eta of {node}")
         if steps < 1:
             raise ValueError(f"steps is {steps}: AsynDM KSampler needs at least 1 step.")
         record = RunRecord(steps, previews=True)

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..asyndm_core.curves import CURVES
 from ..asyndm_core.regions import MODES, PRESETS, Regions, TimestepMap, check_strength, make_plan
-from .types import ADVANCED, CATEGORY, RegionsSocket, TimestepMapSocket
+from .types import ADVANCED, CATEGORY, RegionsSocket, TimestepMapSocket, check_socket
 
 ANY_LATENT = (8, 8)
 """For a trial plan: the node that joins maps that disagree is the one to say so, whatever the sampler's latents."""
@@ -115,9 +115,12 @@ class TimestepMapNode(io.ComfyNode):
         background_denoise: float = 1.0,
     ) -> io.NodeOutput:
         """Put regions, curve and strength together, and tell the plot on the node."""
+        check_socket(regions, Regions, "regions", "Asynchronous Timestep Map")
+        if previous is not None:
+            check_socket(previous, TimestepMap, "previous", "Asynchronous Timestep Map")
         check_strength(strength, "The strength of Asynchronous Timestep Map")
         for name, denoise in (("region_denoise", region_denoise), ("background_denoise", background_denoise)):
-            if not 0.0 <= denoise <= 1.0:
+            if not isinstance(denoise, (int, float)) or not 0.0 <= denoise <= 1.0:
                 raise ValueError(
                     f"{name} of Asynchronous Timestep Map is {denoise}: it is between 0 (kept) and 1 (drawn anew)."
                 )

@@ -10,5 +10,15 @@ CATEGORY = "AsynDM"
 RegionsSocket = io.Custom("ASYNDM_REGIONS")
 TimestepMapSocket = io.Custom("ASYNDM_TIMESTEP_MAP")
 
+
+def check_socket(value: Any, kind: type, name: str, node: str) -> None:
+    """ValueError where the link of an input brings something else than its kind, or nothing, as switches may."""
+    if value is None or not isinstance(value, kind):
+        got = "nothing" if value is None else f"a {type(value).__name__}"
+        raise ValueError(
+            f"The input {name} of {node} got {got}: check the node that is linked to it (a switch may give nothing)."
+        )
+
+
 ADVANCED: dict[str, Any] = {"extra_dict": {"advanced": True}}
 """Marks a widget as advanced in a way that ComfyUI 0.8.0 accepts too (its inputs have no keyword ``advanced``)."""

@@ -309,3 +309,77 @@ def test_apply_gives_a_clone() -> None:
         applied = Apply.execute(flat(), map_node()).result[0]
         assert applied is not flat() and applied.model is flat().model
         ksampler(applied, positive=mask_node()[0])
+
+
+# --- what a link brings that no widget holds ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "part"),
+    [
+        ("threshold", float("nan"), "nan: it is a number"),
+        ("grow", 10**9, "1000000000: it is a number between -64 and 64"),
+        ("feather", float("nan"), "nan: it is a number between 0 and 64"),
+        ("feather", 1e9, "it is a number between 0 and 64"),
+        ("update", "sometimes", "'sometimes': it is one of every step, fixed"),
+        ("mask_mode", "invert", "'invert': it is one of limit"),
+        ("mask", "a picture", "got a str"),
+        ("text", None, "NoneType instead of a text"),
+    ],
+)
+def test_cross_attention_mask_out_of_range(name: str, value: Any, part: str) -> None:
+    says(ValueError, lambda: mask_node(**{name: value}), name, "Cross-Attention Mask", part)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "part"),
+    [
+        ("curve", "cubic", "'cubic': it is one of quadratic"),
+        ("mode", "", "'': it is one of asynchronous"),
+        ("preset", None, "None: it is one of default"),
+        ("strength", "strong", "'strong': a strength is between 0"),
+        ("background_denoise", None, "None: it is between 0"),
+        ("previous", "a map", "got a str"),
+    ],
+)
+def test_timestep_map_out_of_range(name: str, value: Any, part: str) -> None:
+    says(ValueError, lambda: map_node(**{name: value}), name, "Asynchronous Timestep Map", part)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("cfg", float("nan")), ("denoise", float("nan")), ("eta", 2.0), ("sampler_name", "x"), ("scheduler", None),
+     ("positive", None), ("latent_image", None), ("steps", "many")],
+)  # fmt: skip
+def test_sampler_out_of_range(name: str, value: Any) -> None:
+    says(ValueError, lambda: sampler_node(**{name: value}), name, "AsynDM KSampler")
+
+
+def test_switches_that_give_nothing() -> None:
+    says(ValueError, lambda: TimestepMapNode.execute(None, "quadratic", 0.7, "asynchronous"), "regions", "nothing", "switch")
+    says(ValueError, lambda: Apply.execute(model(), None), "timestep_map", "nothing", "Apply AsynDM")
+    says(ValueError, lambda: Apply.execute(None, map_node()), "model", "nothing", "Apply AsynDM")
+
+
+def test_mask_without_a_pixel() -> None:
+    says(ValueError, lambda: map_node(Regions((), mask=torch.zeros(1, 0, 0), mask_mode="replace")), "(1, 0, 0)", "height")
+
+
+# --- more text than any prompt has ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("widget", ["text", "targets"])
+def test_a_megabyte_of_text(widget: str) -> None:
+    says(
+        ValueError, lambda: mask_node(**{widget: "a red fox and " * 80_000}), f"widget {widget}", "1120000", "20000", "Shorten"
+    )
+
+
+def test_thousands_of_targets() -> None:
+    many = ", ".join(f"fox{n}" for n in range(2000))
+    says(ValueError, lambda: mask_node(targets=many), "2000 targets", "256", "1 to 3 things")
+    says(ValueError, lambda: mask_node(text=many, targets=""), "2000 targets", "256")
+
+
+def test_long_words_are_quoted_in_short() -> None:
+    says(UnknownWordError, lambda: mask_node(text="fox " + "wolf " * 999 + "x" * 9000, targets="y" * 9000), "yyy…", "fox, wolf")

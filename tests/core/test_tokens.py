@@ -182,3 +182,17 @@ def test_unknown_word_lists_what_there_is() -> None:
     assert "'moon'" in str(error)
     assert "a, green, boat, under, two, moons" in str(error)
     assert "widget targets" in str(error)
+
+
+def test_digits_are_read_in_one_way() -> None:
+    """Text of a user cannot make the reading of numbers take time to the square of its length: this would be hours."""
+    digits = "1" * 1_000_000
+    assert plain_text(f"fox:{digits}") == f"fox:{digits}"
+    (target,) = parse_targets(f"fox:{digits}x")
+    assert target.text == f"fox:{digits}x"
+
+
+def test_thousands_of_targets_are_read_at_once() -> None:
+    """Twice as many take twice as long, not four times."""
+    names = [f"w{n}" for n in range(150_000)]
+    assert [target.text for target in parse_targets(",".join(names))] == names

@@ -3,9 +3,9 @@
  * Pure functions, no DOM. tests/web compares them with the Python side.
  */
 
-const WEIGHT = /:\s*[-+]?(\d+\.?\d*|\.\d+)\s*(?=\))/g;
+const WEIGHT = /:\s*[-+]?(?:\d+(?:\.\d*)?|\.\d+)\s*(?=\))/g;
 const PIECE = /embedding:[^\s,()]+|[\p{L}\p{N}]+(?:['’-]{1,2}[\p{L}\p{N}]+)*|[.,;:!?|/]/gu;
-const STRENGTH = /^(.*\S)\s*:\s*([-+]?(?:\d+\.?\d*|\.\d+|nan|inf))$/i;
+const STRENGTH = /^(.*\S)\s*:\s*([-+]?(?:\d+(?:\.\d*)?|\.\d+|nan|inf))$/i;
 const ALNUM = /^[\p{L}\p{N}]+$/u;
 
 /** Whether a piece is a word, not punctuation. */
