@@ -214,9 +214,10 @@ def check_strength(strength: float, where: str) -> float:
 def fit_mask(mask: Tensor, height: int, width: int) -> Tensor:
     """A painted mask brought to the latent's size: (h, w) or (B, h, w), any size -> (B, H, W) float32 in [0, 1].
 
-    Raises ValueError for another shape, or for values that are not finite.
+    On the CPU: Apple GPUs average areas of whole numbers of pixels only. Raises ValueError for another shape, or for values
+    that are not finite.
     """
-    mask = mask.float()
+    mask = mask.float().cpu()
     if mask.ndim == 2:
         mask = mask[None]
     if mask.ndim != 3 or mask.numel() == 0:

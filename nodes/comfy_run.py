@@ -236,8 +236,9 @@ class _Run:
         self.authors_end = plan.paper and float(sigmas[-1]) == 0
         if self.authors_end:
             sigmas = torch.cat([sigmas[:-1], guider.inner_model.model_sampling.sigmas[:1].to(sigmas)])
+        noise = noise.float()  # before 0.33, ComfyUI samples latents in whatever type they come: too coarse for maps of sigmas
         self.ksampler, self.plan, self.sigmas, self.noise = ksampler, plan, sigmas, noise
-        self.latent = torch.zeros_like(noise) if latent is None else latent
+        self.latent = torch.zeros_like(noise) if latent is None else latent.float()
         if not plan.level and not torch.count_nonzero(self.latent):
             log.warning(
                 "AsynDM: region_denoise and background_denoise differ, and the latent image is empty: what starts below "

@@ -286,6 +286,27 @@ ELSEWHERE = (
         "test_graphs",
     ),
     ("LatentComposite, ThresholdMask, CLIP Set Last Layer", "yes", "and other nodes that only prepare", "test_graphs"),
+    (
+        "--lowvram, --novram, partly loaded models",
+        "yes",
+        "LoRA applied on the fly too; bit for bit as loaded whole",
+        "test_machines",
+    ),
+    ("Models unloaded between runs", "yes", "", "test_machines"),
+    ("fp16, bf16, fp8 weights", "yes", "timesteps stay float32; as near to the float32 picture as stock is", "test_machines"),
+    (
+        "torch.compile (TorchCompileModel)",
+        "yes",
+        "the first run compiles the model twice more, for level pixels and for maps; "
+        "later runs do not, whatever their number of timesteps",
+        "test_machines",
+    ),
+    (
+        "Apple GPUs (MPS)",
+        "yes, roughly",
+        "not run on one: no float64 and only operators that PyTorch has there, checked in every sampler",
+        "test_machines",
+    ),
     ("SkipLayerGuidance and other nodes for transformers", "not applicable", "AsynDM samples UNets", "test_errors"),
     ("Textual inversion, weights, long prompts", "yes", "", "test_tokens"),
     ("Wrappers and patches of other packs", "yes", "they are called as before", "test_state"),

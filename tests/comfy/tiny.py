@@ -56,21 +56,24 @@ def unet_config(channels: int = 96, **changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def base_model(family: type, config: dict[str, Any], kind: ModelType, **settings: Any) -> comfy.model_base.BaseModel:
-    """A ComfyUI model of ``family`` with random weights from seed 0."""
+def base_model(
+    family: type, config: dict[str, Any], kind: ModelType, weights: torch.dtype = torch.float32,
+    compute: torch.dtype | None = None, **settings: Any,
+) -> comfy.model_base.BaseModel:  # fmt: skip
+    """A ComfyUI model of ``family`` with random weights from seed 0, of a type; compute: what they are cast to, or None."""
     tiny = TinyConfig(config)
     tiny.latent_format = comfy.latent_formats.SD15()
     tiny.sampling_settings = settings
-    tiny.set_inference_dtype(torch.float32, None)
-    tiny.custom_operations = comfy.ops.disable_weight_init
+    tiny.set_inference_dtype(weights, compute)
+    tiny.custom_operations = comfy.ops.disable_weight_init if compute is None else comfy.ops.manual_cast
     model = family(tiny, kind, device="cpu")
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.diffusion_model.named_parameters():
         random = torch.randn(parameter.shape, generator=generator)
         if parameter.ndim > 1:
-            parameter.data = 0.8 * random / parameter[0].numel() ** 0.5
+            parameter.data = (0.8 * random / parameter[0].numel() ** 0.5).to(weights)
         else:
-            parameter.data = 0.1 * random + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
+            parameter.data = (0.1 * random + (1.0 if "norm" in name and name.endswith("weight") else 0.0)).to(weights)
     for buffer in model.diffusion_model.buffers():  # ComfyUI leaves them as memory was, for a checkpoint to fill
         buffer.data = 0.1 * torch.randn(buffer.shape, generator=generator)
     return model.eval()
