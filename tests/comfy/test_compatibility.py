@@ -297,8 +297,7 @@ ELSEWHERE = (
     (
         "torch.compile (TorchCompileModel)",
         "yes",
-        "the first run compiles the model twice more, for level pixels and for maps; "
-        "later runs do not, whatever their number of timesteps",
+        "the first run compiles the model up to three times more; later runs do not, whatever their number of timesteps",
         "test_machines",
     ),
     (

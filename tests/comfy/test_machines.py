@@ -172,7 +172,7 @@ def test_latents_in_half_precision() -> None:
 
 
 def test_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As not compiled; compiled once for level pixels and once for maps of any number of timesteps; then stock again."""
+    """As not compiled; compiled a few times in the first run, then for other maps no more; then stock again."""
     monkeypatch.setattr(comfy_attention, "optimized_attention", comfy_attention.attention_pytorch)  # as on a GPU: one graph
     monkeypatch.setattr(comfy_attention, "optimized_attention_masked", comfy_attention.attention_pytorch)
     graphs = 0
@@ -188,12 +188,12 @@ def test_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.compiler.reset()
     stock = ksampler(compiled, steps=3)
     assert graphs == 1 and difference(stock, ksampler(model, steps=3)) < 1e-5
-    for steps, expected in ((3, 3), (5, 3)):  # other pixels, other numbers of timesteps, other uuids
+    for steps in (3, 5):  # other pixels, other numbers of timesteps, other uuids
         ours = ksampler(asyn(compiled), steps=steps)
-        assert graphs <= expected
+        assert graphs <= 4  # for stock, and watched: level pixels, one timestep, several
         assert difference(ours, ksampler(asyn(model), steps=steps)) < 1e-5
     assert same(ksampler(compiled, steps=3), stock)
-    assert graphs <= 3
+    assert graphs <= 4
 
 
 # --- Apple GPUs: no float64, and not all operators ----------------------------------------------------------------------------
