@@ -22,6 +22,7 @@ MASK_MODES = ("limit", "add", "replace")
 UPDATES = ("every step", "fixed")
 MODES = ("asynchronous", "concave", "synchronous")
 PRESETS = ("default", "paper")
+KNOWN_PIXELS = ("noised", "clean")
 MOST_GROW, MOST_FEATHER = 64, 64
 """Latent pixels, at most."""
 
@@ -69,6 +70,8 @@ class TimestepMap:
 
     region_denoise, background_denoise: how much of the given latents the regions and the rest replace, in [0, 1]: each
     starts where a run of that denoise would. 0 keeps its pixels as they are.
+    known_pixels: what the model is shown of the pixels that an inpainting mask keeps: "noised" to the background's level,
+    or "clean" as they are, at sigma 0.
     """
 
     regions: Regions
@@ -79,6 +82,7 @@ class TimestepMap:
     previous: TimestepMap | None = None
     region_denoise: float = 1.0
     background_denoise: float = 1.0
+    known_pixels: str = "noised"
 
     def __post_init__(self) -> None:
         """ValueError for what is none of the choices."""
@@ -137,13 +141,14 @@ class Plan:
     """All regions of a run, first listed first, and how they are read from attention.
 
     background_denoise, and the regions' denoise, are shares of the run's own denoise: 1 starts with the scheduler's
-    table, 0 is never changed.
+    table, 0 is never changed. clean: known pixels of an inpainting mask are shown to the model as they are.
     """
 
     regions: tuple[Region, ...] = ()
     fixed: bool = False
     paper: bool = False
     background_denoise: float = 1.0
+    clean: bool = False
     words: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -168,7 +173,7 @@ class Plan:
 
     @property
     def idle(self) -> bool:
-        """Whether the plan asks for nothing but stock sampling."""
+        """Whether the plan asks for nothing but stock sampling, where no pixels are known and ``clean``."""
         return self.level and not self.lags
 
     @property
@@ -239,6 +244,7 @@ def make_plan(timestep_map: TimestepMap, height: int, width: int) -> Plan:
     asynchronous = [layer for layer in layers if layer.mode == "asynchronous"]
     for what, values in (
         ("preset", {layer.preset for layer in layers}),
+        ("known_pixels", {layer.known_pixels for layer in layers}),
         ("update", {layer.regions.update for layer in layers if layer.regions.targets}),
         ("background_denoise", {f"{layer.background_denoise:g}" for layer in asynchronous}),
     ):
@@ -251,7 +257,13 @@ def make_plan(timestep_map: TimestepMap, height: int, width: int) -> Plan:
     regions = tuple(region for layer in layers for region in _regions_of(layer, height, width, whole))
     background = _share(asynchronous[0].background_denoise, whole) if asynchronous else 1.0
     fixed = any(layer.regions.update == "fixed" for layer in layers)
-    plan = Plan(regions, fixed, layers[0].preset == "paper", background)
+    clean = layers[0].known_pixels == "clean" and any(layer.mode != "synchronous" for layer in layers)
+    plan = Plan(regions, fixed, layers[0].preset == "paper", background, clean)
+    if plan.paper and plan.clean:
+        raise ValueError(
+            "The paper preset knows nothing of clean pixels: set known_pixels of Asynchronous Timestep Map to noised, or the "
+            "preset to default."
+        )
     if plan.paper and not plan.level:
         raise ValueError(
             "The paper preset starts all pixels at the same noise level: set region_denoise and background_denoise of "

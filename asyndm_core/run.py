@@ -86,12 +86,14 @@ def levels(clock: Clock, state: Tensor, step: int, kept: Tensor | None) -> Tenso
 
 
 def start(
-    clock: Clock, plan: Plan, shape: tuple[int, int, int], attention: Tensor | None = None, last_word: str | None = None
-) -> Now:
+    clock: Clock, plan: Plan, shape: tuple[int, int, int], attention: Tensor | None = None, last_word: str | None = None,
+    kept: Tensor | None = None,
+) -> Now:  # fmt: skip
     """The start of a run on latents of ``shape`` (B, H, W).
 
     attention: fixed attention (B, words, h, w) of an earlier pass, or None. last_word: the target whose token comes
-    last in the prompt (the paper preset begins with its region).
+    last in the prompt (the paper preset begins with its region). kept (B, H, W): pixels to keep whatever the plan says
+    of them, or None.
     """
     device = clock.sigmas.device
     if attention is None:
@@ -100,12 +102,13 @@ def start(
         owned = assign(plan, weights(plan, attention, shape, device))
     if not plan.level:
         denoise = denoise_map(plan, owned)
-        state, kept = clock.start_at(denoise), denoise == 0
+        state, unchanged = clock.start_at(denoise), denoise == 0
+        kept = unchanged if kept is None else kept | unchanged
         return Now(state, levels(clock, state, 0, kept), owned, kept)
     state = clock.start(shape)
     for step in range(clock.anchor, 0):
         state = move(clock, plan, state, step, owned)
-    return Now(state, levels(clock, state, 0, None), owned)
+    return Now(state, levels(clock, state, 0, kept), owned, kept)
 
 
 def noise_table(clock: Clock, plan: Plan) -> Tensor:
@@ -242,12 +245,14 @@ def generate(
     last_word: str | None = None,
     on_step: Callable[[Snapshot], None] | None = None,
     weigh: Weigh = weights,
+    kept: Tensor | None = None,
 ) -> Tensor:
     """A whole run on latents of ``shape`` (B, H, W). Where regions must be known before it, their words are looked for first.
 
     Fixed regions: in a synchronous pass. Regions with a denoise of their own: in the given latents, which they are to
     change or to keep. noised: sigmas (B, 1, H, W) -> the given latents at them. noise: a fresh source of noise for each
-    pass, from the same seed. See ``start`` and ``sample`` for the rest.
+    pass, from the same seed. See ``start`` and ``sample`` for the rest. Pixels that were kept end as the given latents at
+    the table's last sigma, as all others.
     """
     plan = plan.to(clock.sigmas.device)
     attention = None
@@ -260,9 +265,12 @@ def generate(
             if snapshot.attention is not None:
                 mean.add(snapshot.attention)
 
-        begin = start(clock, even, shape)
+        begin = start(clock, even, shape, kept=kept)
         sample(host, noised(begin.sigma), begin, clock, even, sampler, noise(even), keep)
         attention = mean.mean()
-    begin = start(clock, plan, shape, attention, last_word)
+    begin = start(clock, plan, shape, attention, last_word, kept)
     x, fixed = noised(begin.sigma), plan.fixed and attention is not None
-    return sample(host, x, begin, clock, plan, sampler, noise(plan), on_step, fixed, weigh)
+    x = sample(host, x, begin, clock, plan, sampler, noise(plan), on_step, fixed, weigh)
+    if begin.kept is None:
+        return x
+    return torch.where(begin.kept[:, None], noised(clock.sigmas[-1].expand(shape)[:, None]), x)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..asyndm_core.attention import AttentionSum, Layer, choose_factor, fit_columns, probabilities, token_columns, watching
 from ..asyndm_core.clock import Clock, NoiseGrid, paper_clock, table_clock
 from ..asyndm_core.embedding import Groups, PixelTimesteps, grouped
+from ..asyndm_core.inpainting import blend
 from ..asyndm_core.samplers import Prediction
 from .comfy_model import MapControl, check_model, cross_attention_layers, fold, noise_law, told, unfold
 from .conditioning import ANNOTATION, Annotation
@@ -104,13 +105,29 @@ class ComfyHost:
             )
             return Prediction(denoised, self._uncond)
         scalar = sigma.amin(dim=(1, 2, 3)).to(x) if reference is None else x.new_full((x.shape[0],), float(reference))
-        mask, kept = self._denoise_mask, self._model_k.latent_image
+        mask, given = self._mask_now(), self._model_k.latent_image
         if mask is not None:
-            x = x * mask + self.noised(self._model_k.noise, kept, sigma) * (1 - mask)
+            x = blend(x, self.noised(self._model_k.noise, given, sigma), mask)
         denoised = self.guider(x, scalar, model_options=self.model_options, seed=self.seed)
         if mask is not None:
-            denoised = denoised * mask + kept * (1 - mask)
+            denoised = blend(denoised, given, mask)
         return Prediction(denoised, self._uncond)
+
+    def _mask_now(self) -> Tensor | None:
+        """The denoise mask, as another node's function of one noise level (Differential Diffusion) has it for every pixel.
+
+        The function is asked once for each distinct level of the map.
+        """
+        mask, function = self._denoise_mask, self.model_options.get("denoise_mask_function")
+        if mask is None or function is None:
+            return mask
+        extra_options = {"model": self.guider, "sigmas": self._model_k.sigmas}
+        levels, index = self._pixels.values.clamp(min=self.sampling.sigmas[0]), self._pixels.index[:, None]
+        changed = mask
+        for position, level in enumerate(levels):
+            at_level = function(level.expand(mask.shape[0]), mask, extra_options=extra_options)
+            changed = torch.where(index == position, at_level, changed)
+        return changed
 
     def attention(self) -> Tensor | None:
         """See ``run.Host``."""

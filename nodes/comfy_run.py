@@ -15,6 +15,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..asyndm_core.inpainting import known
 from ..asyndm_core.regions import Plan, Region, TimestepMap, make_plan
 from ..asyndm_core.run import Snapshot, generate, noise_table
 from ..asyndm_core.samplers import Sampler, find_sampler
@@ -100,7 +101,8 @@ def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
             if timestep_map.denoise == 0:
                 return torch.zeros_like(noise) if latent_image is None else latent_image
             sigmas = sigmas[-1 - max(1, round((len(sigmas) - 1) * timestep_map.denoise)) :]
-        idle = (options.shortcut and plan.idle and not options.eta) or len(sigmas) < 2
+        kept = _kept(plan, noise, denoise_mask)
+        idle = (options.shortcut and plan.idle and kept is None and not options.eta) or len(sigmas) < 2
         words = plan.words
         if idle:
             words = _known_words(guider, timestep_map.words) if options.on_step is not None else ()
@@ -112,10 +114,25 @@ def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
                     extra_args, callback = _watch_stock(guider, extra_args, callback, noise, words, on_step)
                 return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar, **kwargs)
             _warn_of_stretched_masks(timestep_map, *noise.shape[-2:])
-            run = _Run(executor.class_obj, guider, sigmas, extra_args, noise, latent_image, denoise_mask, plan, options.eta)
+            run = _Run(
+                executor.class_obj, guider, sigmas, extra_args, noise, latent_image, denoise_mask, kept, plan, options.eta
+            )  # fmt: skip
             return run.sample(callback, disable_pbar, on_step)
 
     return sampler_sample
+
+
+def _kept(plan: Plan, noise: Tensor, denoise_mask: Tensor | None) -> Tensor | None:
+    """The pixels (B, H, W) that the model is to see clean all along; None where nothing asks for it, or nothing can be."""
+    if denoise_mask is None or not plan.clean or noise.ndim != 4:
+        return None
+    if not torch.count_nonzero(noise):
+        log.warning(
+            "AsynDM: known_pixels is clean, but the sampler adds no noise (add_noise is disabled): its latents come noisy, the "
+            "known pixels too. They are taken as noised."
+        )
+        return None
+    return known(denoise_mask)
 
 
 @contextmanager
@@ -157,15 +174,13 @@ ONE_SIGMA = {"RescaleCFG": "RescaleCFG", "TemporalScoreRescaling": "TSR"}
 """Guidance of ComfyUI's nodes that computes with the one sigma it is told, by the class that it comes from."""
 
 
-def check_options(model_options: Mapping[str, Any], denoise_mask: Tensor | None) -> None:
+def check_options(model_options: Mapping[str, Any]) -> None:
     """ValueError, naming the node, where something computes or decides by one sigma for all pixels."""
     functions = [model_options.get("sampler_cfg_function"), *model_options.get("sampler_post_cfg_function", [])]
     owners = [getattr(function, "__qualname__", "").split(".")[0] for function in functions]
     found = [ONE_SIGMA[owner] for owner in owners if owner in ONE_SIGMA]
     if "easycache" in model_options.get("transformer_options", {}):
         found.append("EasyCache (or LazyCache)")
-    if denoise_mask is not None and "denoise_mask_function" in model_options:
-        found.append("Differential Diffusion")
     if found:
         raise ValueError(
             f"{' and '.join(found)} and AsynDM do not go together: it goes by one noise level for all pixels, and they have "
@@ -226,18 +241,18 @@ class _Run:
 
     def __init__(
         self, ksampler: Any, guider: Any, sigmas: Tensor, extra_args: dict, noise: Tensor, latent: Tensor | None,
-        denoise_mask: Tensor | None, plan: Plan, eta: float | None,
+        denoise_mask: Tensor | None, kept: Tensor | None, plan: Plan, eta: float | None,
     ) -> None:  # fmt: skip
         check_model(guider.inner_model, noise)
         conds = _positive(guider)
         check_words(plan.words, conds)
-        check_options(extra_args["model_options"], denoise_mask)
+        check_options(extra_args["model_options"])
         _warn_of_unknown_controls([cond["control"] for cond in conds if "control" in cond])
         self.authors_end = plan.paper and float(sigmas[-1]) == 0
         if self.authors_end:
             sigmas = torch.cat([sigmas[:-1], guider.inner_model.model_sampling.sigmas[:1].to(sigmas)])
         noise = noise.float()  # before 0.33, ComfyUI samples latents in whatever type they come: too coarse for maps of sigmas
-        self.ksampler, self.plan, self.sigmas, self.noise = ksampler, plan, sigmas, noise
+        self.ksampler, self.plan, self.sigmas, self.noise, self.kept = ksampler, plan, sigmas, noise, kept
         self.latent = torch.zeros_like(noise) if latent is None else latent.float()
         if not plan.level and not torch.count_nonzero(self.latent):
             log.warning(
@@ -269,7 +284,7 @@ class _Run:
 
             samples = generate(
                 self.host, self.clock, self.plan, shape, self.sampler, self._noised, self._noise_source, self.last_word,
-                report,
+                report, kept=self.kept,
             )  # fmt: skip
         if self.authors_end:
             return samples / (1 + self.sigmas[-1] ** 2).sqrt()
@@ -284,7 +299,7 @@ class _Run:
             empty = not torch.count_nonzero(self.latent)
             return self.host.noised(self.noise, self.latent, sigma, max_denoise=empty)
         whole = self.host.sampling.noise_scaling(self.sigmas[0], self.noise, self.latent, self.max_denoise)
-        if self.plan.level:
+        if self.plan.level and self.kept is None:
             return whole
         return torch.where(sigma < self.sigmas[0], self.host.noised(self.noise, self.latent, sigma), whole)
 

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..asyndm_core.curves import CURVES
-from ..asyndm_core.regions import MODES, PRESETS, Regions, TimestepMap, check_strength, make_plan
+from ..asyndm_core.regions import KNOWN_PIXELS, MODES, PRESETS, Regions, TimestepMap, check_strength, make_plan
 from .types import ADVANCED, CATEGORY, RegionsSocket, TimestepMapSocket, check_socket
 
 ANY_LATENT = (8, 8)
@@ -98,6 +98,18 @@ class TimestepMapNode(io.ComfyNode):
                     optional=True,
                     **ADVANCED,
                 ),
+                io.Combo.Input(
+                    "known_pixels",
+                    options=list(KNOWN_PIXELS),
+                    default=KNOWN_PIXELS[0],
+                    optional=True,
+                    tooltip=(
+                        "For inpainting: how the model is shown the pixels that the latent noise mask keeps. noised: to the "
+                        "background's noise level, as the stock sampler does; to draw a thing into the hole. clean: as they "
+                        "are, at noise level 0, so the hole is filled in sight of a finished picture; to remove a thing."
+                    ),
+                    **ADVANCED,
+                ),
             ],
             outputs=[TimestepMapSocket.Output(display_name="timestep_map")],
         )
@@ -113,6 +125,7 @@ class TimestepMapNode(io.ComfyNode):
         preset: str = PRESETS[0],
         region_denoise: float = 1.0,
         background_denoise: float = 1.0,
+        known_pixels: str = KNOWN_PIXELS[0],
     ) -> io.NodeOutput:
         """Put regions, curve and strength together, and tell the plot on the node."""
         check_socket(regions, Regions, "regions", "Asynchronous Timestep Map")
@@ -124,7 +137,9 @@ class TimestepMapNode(io.ComfyNode):
                 raise ValueError(
                     f"{name} of Asynchronous Timestep Map is {denoise}: it is between 0 (kept) and 1 (drawn anew)."
                 )
-        timestep_map = TimestepMap(regions, curve, strength, mode, preset, previous, region_denoise, background_denoise)
+        timestep_map = TimestepMap(
+            regions, curve, strength, mode, preset, previous, region_denoise, background_denoise, known_pixels
+        )
         make_plan(timestep_map, *ANY_LATENT)
         schedule = {"curve": curve, "strength": strength, "mode": mode, "preset": preset}
         return io.NodeOutput(timestep_map, ui={"asyndm": [schedule]})

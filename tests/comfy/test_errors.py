@@ -21,7 +21,6 @@ from asyndm_pack.nodes.conditioning import ANNOTATION
 from asyndm_pack.nodes.cross_attention_mask import CrossAttentionMask
 from asyndm_pack.nodes.ksampler import AsynDMKSampler
 from asyndm_pack.nodes.timestep_map import TimestepMapNode
-from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 from tiny import (
     CONTEXT,
     LEFT,
@@ -279,15 +278,6 @@ def test_unsupported_model() -> None:
         says(UnsupportedModelError, lambda: ksampler(asyn(dit)), "SD3", "MMDIT", "SD1.x", "SDXL", "checkpoint")
         says(UnsupportedModelError, lambda: sampler_node(dit), "SD3")
     assert same(ksampler(asyn(dit, mode="synchronous")), ksampler(dit))
-
-
-def test_differential_diffusion() -> None:
-    patched = DifferentialDiffusion.execute(flat()).result[0]
-    image = latent(full=True, noise_mask=torch.linspace(0, 1, 64).expand(1, 64, 64))
-    before = ksampler(patched, image=image)
-    says(ValueError, lambda: ksampler(asyn(patched), image=image), "Differential Diffusion", "Bypass")
-    assert same(ksampler(patched, image=image), before)
-    assert same(ksampler(asyn(patched, mode="synchronous"), image=image), before)
 
 
 def test_another_node_that_samples_tiles() -> None:

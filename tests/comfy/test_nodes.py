@@ -45,6 +45,7 @@ PROMISE: dict[str, tuple[str, list[tuple[str, str, bool]], list[tuple[str, str]]
             ("preset", "COMBO", True),
             ("region_denoise", "FLOAT", True),
             ("background_denoise", "FLOAT", True),
+            ("known_pixels", "COMBO", True),
         ],
         [("timestep_map", "ASYNDM_TIMESTEP_MAP")],
     ),
@@ -84,6 +85,7 @@ CHOICES = {
     ("AsynDM_TimestepMap", "curve"): ["quadratic", "piecewise linear", "exponential", "linear"],
     ("AsynDM_TimestepMap", "mode"): ["asynchronous", "concave", "synchronous"],
     ("AsynDM_TimestepMap", "preset"): ["default", "paper"],
+    ("AsynDM_TimestepMap", "known_pixels"): ["noised", "clean"],
 }
 """The choices of the pack's own combos, append-only too."""
 
@@ -150,7 +152,7 @@ def test_what_the_frontend_gets(schemas: dict[str, io.Schema], node_id: str) -> 
     assert list(node.RETURN_TYPES) == [kind for _, kind in PROMISE[node_id][2]]
     assert list(node.RETURN_NAMES) == [name for name, _ in PROMISE[node_id][2]]
     advanced = {i for i in order if (info.get("optional", {}).get(i, (0, {}))[1] or {}).get("advanced")}
-    hidden = {"grow", "feather", "eta", "preview", "preset", "region_denoise", "background_denoise"}
+    hidden = {"grow", "feather", "eta", "preview", "preset", "region_denoise", "background_denoise", "known_pixels"}
     assert advanced == hidden & set(order)
 
 

@@ -1,0 +1,59 @@
+"""Inpainting: latents are given, and a mask says how much of each pixel is drawn: 1 all of it, 0 nothing (it is known).
+
+ComfyUI's way (Avrahami et al. 2022, arXiv 2206.02779, section 4), with a map of noise levels in place of one: the model
+is shown the known part at its pixel's noise level, and what it says of that part is replaced by the given latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .embedding import Groups
+from .run import Host
+from .samplers import NoiseLaw, Prediction
+
+DRAWN = 0.01
+"""A pixel is known where less of it is drawn; rounding and compression leave that much of black in a mask."""
+
+
+def known(mask: Tensor) -> Tensor:
+    """The known pixels (B, H, W), true or false, of a mask (B, C or 1, H, W) in [0, 1]."""
+    return (mask < DRAWN).all(dim=1)
+
+
+def blend(drawn: Tensor, given: Tensor, mask: Tensor) -> Tensor:
+    """``drawn`` where the mask is 1, ``given`` where it is 0; all (B, C, H, W), the mask may have one channel."""
+    return drawn * mask + given * (1 - mask)
+
+
+@dataclass(frozen=True)
+class InpaintingHost:
+    """A host that draws only what the mask says. Implements ``run.Host``.
+
+    latent: given (B, C, H, W). mask: (B, C or 1, H, W) in [0, 1]. noised: sigmas (B, 1, H, W) -> the given latents at them.
+    """
+
+    host: Host
+    latent: Tensor
+    mask: Tensor
+    noised: Callable[[Tensor], Tensor]
+
+    @property
+    def law(self) -> NoiseLaw:
+        """The model's."""
+        return self.host.law
+
+    def denoise(
+        self, x: Tensor, sigma: Tensor, reference: Tensor | None = None, watch: bool = False, groups: Groups | None = None
+    ) -> Prediction:
+        """See ``run.Host``."""
+        seen = blend(x, self.noised(sigma), self.mask)
+        prediction = self.host.denoise(seen, sigma, reference, watch, groups)
+        return prediction._replace(denoised=blend(prediction.denoised, self.latent, self.mask))
+
+    def attention(self) -> Tensor | None:
+        """See ``run.Host``."""
+        return self.host.attention()
