@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from asyndm_core.attention import token_columns
 from asyndm_core.hosts.diffusers import DiffusersHost, make_clock, sigma_of_alphas
+from asyndm_core.inpainting import InpaintingHost, known
 from asyndm_core.record import RunRecord
 from asyndm_core.regions import Plan, Target, TimestepMap, check_strength, make_plan, weights
-from asyndm_core.run import Snapshot, Weigh, generate
+from asyndm_core.run import Host, Snapshot, Weigh, generate
 from asyndm_core.samplers import SAMPLERS, Noise, Sampler, UnsupportedSampler, find_sampler
 from asyndm_core.tokens import Piece, content_phrases, find_phrase, parse_targets, unknown_word
 
@@ -44,6 +46,13 @@ class Settings:
                 f"The demo does not offer the sampler {self.sampler!r}. Choose one of: {', '.join(SAMPLER_NAMES)}."
             )
         return sampler if self.eta is None else sampler.with_options(eta=self.eta)
+
+
+class Inpaint(NamedTuple):
+    """Pictures of which a part is drawn anew: their latents (B, 12, h, w), and a mask (B, 1, h, w), 1 where it is drawn."""
+
+    latents: Tensor
+    mask: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,18 +125,18 @@ def check(settings: Settings, timestep_map: TimestepMap) -> None:
 def sample_plan(
     model: DemoModel, prompts: Sequence[str], columns: Tensor, plan: Plan, seeds: Sequence[int], settings: Settings,
     last_word: str | None = None, on_step: Callable[[Snapshot], None] | None = None, weigh: Weigh = weights,
-    factor: int | None = None,
+    factor: int | None = None, inpaint: Inpaint | None = None,
 ) -> Tensor:  # fmt: skip
     """The latents (B, 12, h, w) of one picture for each seed. The same seed gives the same picture in every batch.
 
     prompts: one for all seeds, or one for each. columns: (tokens, words) or (B, tokens, words) of the plan's words.
     last_word: see ``run.start``. weigh: see ``run.sample``.
-    factor: see ``DiffusersHost``.
+    factor: see ``DiffusersHost``. inpaint: pictures to draw a part of anew, or None.
     """
     height, width = settings.height // FACTOR, settings.width // FACTOR
     cond, uncond = model.encode_text([*prompts, settings.negative]).split([len(prompts), 1])
     alphas = alphas_cumprod()
-    host = DiffusersHost(model.unet, alphas, PREDICTION, cond, uncond, settings.cfg, columns, factor=factor)
+    host: Host = DiffusersHost(model.unet, alphas, PREDICTION, cond, uncond, settings.cfg, columns, factor=factor)
     last = sigma_of_alphas(alphas)[0].item() if plan.paper else 0.0
     clock = make_clock(alphas, timesteps(settings.steps, plan.paper), plan.paper, last)
     shape = (LATENT_CHANNELS, height, width)
@@ -138,9 +147,17 @@ def sample_plan(
         next(drawn)
         return lambda sigma, sigma_next: next(drawn)
 
+    def noised(sigma: Tensor) -> Tensor:
+        drawn = x * (1 + sigma**2).sqrt()
+        return drawn if inpaint is None else torch.where(sigma > 0, drawn, inpaint.latents)
+
+    kept = None
+    if inpaint is not None:
+        host = InpaintingHost(host, inpaint.latents, inpaint.mask, lambda sigma: inpaint.latents + sigma * x)
+        kept = known(inpaint.mask) if plan.clean else None
+    shape_of_map = (len(seeds), height, width)
     latents = generate(
-        host, clock, plan, (len(seeds), height, width), settings.made_sampler(), lambda sigma: x * (1 + sigma**2).sqrt(),
-        noise, last_word, on_step, weigh,
+        host, clock, plan, shape_of_map, settings.made_sampler(), noised, noise, last_word, on_step, weigh, kept
     )  # fmt: skip
     return latents / (1 + last**2) ** 0.5
 

@@ -1,0 +1,1 @@
+"""Which is better for inpainting: known pixels shown to the model noised, or clean?"""

@@ -1,0 +1,205 @@
+"""Which is better for inpainting: known pixels shown to the model noised (ComfyUI's way), or clean?
+
+    python -m benchmarks.inpainting                      # 2 x 240 pictures an arm, about 15 minutes on two cores
+
+Drawings of the demo world with a hole where one of their things stands. Task "replace": the prompt names another thing
+there. Task "remove": it names only what is left. Every arm draws the same cases from the same seeds; differences are
+paired. Pictures are kept in OUT/pictures, so that a second call only measures them; --arms samples some only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from asyndm_core.attention import token_columns
+from asyndm_core.regions import Regions, Target, TimestepMap, make_plan
+from demo.config import FACTOR, MAX_TOKENS
+from demo.evaluate import to_pixels
+from demo.model import DemoModel, load
+from demo.sample import Inpaint, Settings, decode, sample_plan, token_positions
+from demo.scorer import score
+
+from ..alignment.report import compare
+from .cases import TASKS, Case, choose_cases, edge_error, right_in_hole, ring_error
+
+RESULTS = Path(__file__).parent / "results"
+FIRST_SEED = 20_000
+BATCH = 30
+SETTINGS = Settings()
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to inpaint. timestep_map: its target stands for the case's. painted: its region is the hole."""
+
+    name: str
+    timestep_map: TimestepMap
+    painted: bool = False
+
+
+def _arms() -> tuple[Arm, ...]:
+    word = TimestepMap(Regions((Target("the thing"),)))
+    ways = (
+        Arm("synchronous", replace(word, strength=0.0)),
+        Arm("asynchronous", word),
+        Arm("asynchronous, the hole painted", word, painted=True),
+    )
+    arms = [
+        replace(way, name=f"{way.name}, {how}", timestep_map=replace(way.timestep_map, known_pixels=how))
+        for how in ("noised", "clean")
+        for way in ways
+    ]
+    return tuple(arms[:-1])  # the last is the synchronous one over again: the hole is all that is noisy
+
+
+ARMS = _arms()
+"""The first is ComfyUI's inpainting, which the others are compared with."""
+
+FIGURES: dict[str, tuple[str, Callable[[np.ndarray, Case], float]]] = {
+    "hole": ("right in the hole, %", lambda picture, case: 100.0 * right_in_hole(picture, case)),
+    "whole": ("whole prompt right, %", lambda picture, case: 100.0 * score(picture, case.scene.claims()).whole_prompt),
+    "ring": ("error just outside the hole, 1/255", ring_error),
+    "edge": ("error of the step across its edge, 1/255", edge_error),
+}
+"""What is measured of a picture, and its title."""
+
+Results = dict[str, dict[str, np.ndarray]]
+"""By arm and figure: one number for each case."""
+
+
+def encoded(model: DemoModel, pictures: Sequence[np.ndarray]) -> Tensor:
+    """uint8 pictures -> their latents."""
+    images = torch.from_numpy(np.stack(pictures)).movedim(-1, 1) / 127.5 - 1
+    with torch.no_grad():
+        return model.vae.encode(images)
+
+
+def decoded(model: DemoModel, latents: Tensor) -> np.ndarray:
+    """Latents -> uint8 pictures (B, 128, 128, 3)."""
+    return to_pixels(decode(model, latents).movedim(-1, 1))
+
+
+def sample_arm(arm: Arm, model: DemoModel, cases: Sequence[Case], seeds: Sequence[int]) -> np.ndarray:
+    """Pictures of an arm, uint8 (B, 128, 128, 3)."""
+    holes = torch.from_numpy(np.stack([case.mask() for case in cases])).float()
+    timestep_map = arm.timestep_map
+    if arm.painted:
+        timestep_map = replace(timestep_map, regions=replace(timestep_map.regions, mask=holes, mask_mode="replace"))
+    plan = make_plan(timestep_map, *(side // FACTOR for side in holes.shape[-2:]))
+    prompts = [case.scene.prompt() for case in cases]
+    columns = torch.stack([
+        token_columns(token_positions(model, prompt, [case.target]), MAX_TOKENS)
+        for prompt, case in zip(prompts, cases, strict=True)
+    ])[..., : len(plan.words)]  # fmt: skip
+    inpaint = Inpaint(encoded(model, [case.drawing for case in cases]), holes[:, None, ::FACTOR, ::FACTOR])
+    return decoded(model, sample_plan(model, prompts, columns, plan, seeds, SETTINGS, inpaint=inpaint))
+
+
+def pictures_of(arm: Arm, model: DemoModel, cases: Sequence[Case], folder: Path) -> np.ndarray:
+    """Pictures of an arm, uint8 (N, 128, 128, 3): from the folder if they are there, else sampled and kept."""
+    path = folder / f"{arm.name.replace(' ', '_').replace(',', '')}_{len(cases)}.npz"
+    if path.is_file():
+        return np.load(path)["pictures"]
+    start = time.time()
+    seeds = range(FIRST_SEED, FIRST_SEED + len(cases))
+    parts = [slice(first, first + BATCH) for first in range(0, len(cases), BATCH)]
+    pictures = np.concatenate([sample_arm(arm, model, cases[part], seeds[part]) for part in parts])
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, pictures=pictures)
+    sys.stdout.write(f"{arm.name}: {len(cases)} pictures, {(time.time() - start) / len(cases):.2f} s each\n")
+    sys.stdout.flush()
+    return pictures
+
+
+def measured(pictures: np.ndarray, cases: Sequence[Case]) -> dict[str, np.ndarray]:
+    """Every figure of every picture."""
+    return {
+        name: np.array([measure(picture, case) for picture, case in zip(pictures, cases, strict=True)])
+        for name, (_, measure) in FIGURES.items()
+    }
+
+
+def table(results: Results) -> str:
+    """A Markdown table: each arm's means, and its paired differences from the first arm, with standard errors."""
+    titles = ["arm", *(title for title, _ in FIGURES.values())]
+    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    base, compared = results[ARMS[0].name], {arm.name for arm in ARMS[1:]}
+    for name, result in results.items():
+        cells = []
+        for figure, values in result.items():
+            pair = compare(values, base[figure])
+            error = float(values.std() / len(values) ** 0.5)
+            against = "" if name not in compared else f" ({pair.difference:+.1f} ± {pair.error:.1f})"
+            cells.append(f"{values.mean():.1f} ± {error:.1f}{against}")
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def sheet(pictures: Mapping[str, np.ndarray], cases: Sequence[Case], rows: int = 8) -> Image.Image:
+    """The first cases: the drawing with its hole, then every arm's picture."""
+    size, top = 128, 20
+    page = Image.new("RGB", ((len(pictures) + 1) * (size + 4), rows * (size + top)), (250, 250, 248))
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(13)
+    for row, case in enumerate(cases[:rows]):
+        holed = case.drawing.copy()
+        holed[case.mask()] //= 3
+        heading = case.scene.prompt() + ("" if row else f"   (drawing with its hole; {'; '.join(pictures)})")
+        pen.text((2, row * (size + top) + 2), heading, (40, 40, 44), font)
+        for column, picture in enumerate([holed, *(shown[row] for shown in pictures.values())]):
+            page.paste(Image.fromarray(picture), (column * (size + 4), row * (size + top) + top))
+    return page
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.inpainting", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pictures", type=int, default=240, help="cases of each task")
+    parser.add_argument("--tasks", nargs="*", choices=TASKS, default=TASKS)
+    parser.add_argument("--arms", nargs="*", choices=[arm.name for arm in ARMS], default=[arm.name for arm in ARMS])
+    parser.add_argument("--seed", type=int, default=41, help="of the choice of cases")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    flags = parser.parse_args(arguments)
+    torch.set_num_threads(flags.threads)
+    model, arms = load(), [arm for arm in ARMS if arm.name in {ARMS[0].name, *flags.arms}]
+    for task in flags.tasks:
+        cases = choose_cases(task, flags.pictures, flags.seed)
+        pictures = {arm.name: pictures_of(arm, model, cases, flags.out / "pictures" / task) for arm in arms}
+        results = {name: measured(shown, cases) for name, shown in pictures.items()}
+        floor = decoded(model, encoded(model, [case.empty for case in cases]))
+        results["nothing in the hole (true drawing through the autoencoder)"] = measured(floor, cases)
+        report(flags.out / task, f"Task {task}, {len(cases)} pictures, {SETTINGS.steps} steps.", cases, pictures, results)
+    return 0
+
+
+def report(
+    folder: Path, said: str, cases: Sequence[Case], pictures: Mapping[str, np.ndarray], results: Results
+) -> None:  # fmt: skip
+    """Print the table, and write it, results.json and the sheet to the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = f"{said}\n\n{table(results)}"
+    (folder / "table.md").write_text(text, encoding="utf-8")
+    kept = {
+        "prompts": [case.scene.prompt() for case in cases],
+        "arms": {arm: {name: np.round(values, 2).tolist() for name, values in r.items()} for arm, r in results.items()},
+    }
+    (folder / "results.json").write_text(json.dumps(kept) + "\n", encoding="utf-8")
+    sheet(pictures, cases).save(folder / "sheet.jpg", quality=85)
+    sys.stdout.write(text + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""The inpainting benchmark: its cases are what they say, and its figures are right on true drawings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.inpainting.__main__ import ARMS, decoded, encoded, sample_arm
+from benchmarks.inpainting.cases import TASKS, choose_cases, edge_error, right_in_hole, ring_error
+from demo.config import FACTOR
+from demo.model import load
+from demo.world import draw
+
+CASES = {task: choose_cases(task, 30, 5) for task in TASKS}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_cases(task: str) -> None:
+    """The same for the same seed; drawing and empty place differ in the hole only, and the hole fits the latents."""
+    again = choose_cases(task, 30, 5)
+    assert [case.scene for case in again] == [case.scene for case in CASES[task]]
+    for case in CASES[task]:
+        assert all(edge % FACTOR == 0 for edge in case.hole)
+        changed = (case.drawing != case.empty).any(-1)
+        assert changed.any() and not (changed & ~case.mask()).any()
+        assert case.target in case.scene.prompt().split()
+
+
+def test_figures_on_true_drawings() -> None:
+    """No error at all, the right thing, or nothing, in the hole; and the old drawing is wrong."""
+    for case in CASES["remove"]:
+        assert right_in_hole(case.empty, case) and not right_in_hole(case.drawing, case)
+        assert ring_error(case.empty, case) == edge_error(case.empty, case) == 0
+        spoilt = case.empty.copy()
+        spoilt[case.mask()] ^= 64
+        assert edge_error(spoilt, case) > 10 and ring_error(spoilt, case) == 0
+    drawn = [right_in_hole(draw(case.scene, np.random.default_rng(0)), case) for case in CASES["replace"]]
+    assert np.mean(drawn) > 0.9
+    assert not any(right_in_hole(case.drawing, case) for case in CASES["replace"])
+
+
+def test_a_clean_arm_keeps_the_known_latents() -> None:
+    """Outside the hole, but for the decoder's reach, the picture is the drawing through the autoencoder."""
+    model, cases = load(), CASES["replace"][:2]
+    (arm,) = [arm for arm in ARMS if arm.name == "synchronous, clean"]
+    through = decoded(model, encoded(model, [case.drawing for case in cases]))
+    with torch.no_grad():
+        pictures = sample_arm(arm, model, cases, [1, 2])
+    for picture, wanted, case in zip(pictures, through, cases, strict=True):
+        left, top, right, bottom = case.hole
+        far = np.ones((128, 128), bool)
+        far[max(0, top - 24) : bottom + 24, max(0, left - 24) : right + 24] = False
+        assert far.any() and np.abs(picture[far].astype(int) - wanted[far]).max() <= 2
+        assert (picture[case.mask()] != wanted[case.mask()]).any()
