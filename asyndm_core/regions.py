@@ -54,6 +54,11 @@ class Regions:
     grow: int = 0
     feather: float = 0.0
 
+    @property
+    def followed(self) -> bool:
+        """Whether words are followed: there are some, and no painted mask stands in their place."""
+        return bool(self.targets) and not (self.mask is not None and self.mask_mode == "replace")
+
     def __post_init__(self) -> None:
         """ValueError for what is out of its range."""
         node = "of Cross-Attention Mask"
@@ -90,6 +95,7 @@ class TimestepMap:
         check_choice(self.curve, CURVES, f"curve {node}")
         check_choice(self.mode, MODES, f"mode {node}")
         check_choice(self.preset, PRESETS, f"preset {node}")
+        check_choice(self.known_pixels, KNOWN_PIXELS, f"known_pixels {node}")
 
     @property
     def chain(self) -> list[TimestepMap]:
@@ -242,10 +248,11 @@ def make_plan(timestep_map: TimestepMap, height: int, width: int) -> Plan:
     """
     layers = timestep_map.chain
     asynchronous = [layer for layer in layers if layer.mode == "asynchronous"]
+    updates = {layer.regions.update for layer in layers if layer.regions.followed}
     for what, values in (
         ("preset", {layer.preset for layer in layers}),
         ("known_pixels", {layer.known_pixels for layer in layers}),
-        ("update", {layer.regions.update for layer in layers if layer.regions.targets}),
+        ("update", updates),
         ("background_denoise", {f"{layer.background_denoise:g}" for layer in asynchronous}),
     ):
         if len(values) > 1:
@@ -256,7 +263,7 @@ def make_plan(timestep_map: TimestepMap, height: int, width: int) -> Plan:
     whole = timestep_map.denoise
     regions = tuple(region for layer in layers for region in _regions_of(layer, height, width, whole))
     background = _share(asynchronous[0].background_denoise, whole) if asynchronous else 1.0
-    fixed = any(layer.regions.update == "fixed" for layer in layers)
+    fixed = "fixed" in updates
     clean = layers[0].known_pixels == "clean" and any(layer.mode != "synchronous" for layer in layers)
     plan = Plan(regions, fixed, layers[0].preset == "paper", background, clean)
     if plan.paper and plan.clean:

@@ -236,6 +236,14 @@ def test_chained_maps_must_agree(what: str) -> None:
         make_plan(chain, 8, 8)
 
 
+def test_a_painted_map_has_no_say_in_update() -> None:
+    """Where a mask stands in the place of the words, how words would be seen does not matter."""
+    for words, painted in (("every step", "fixed"), ("fixed", "every step")):
+        replaced = Regions((Target("b"),), update=painted, mask=torch.ones(8, 8), mask_mode="replace")
+        chain = TimestepMap(replaced, previous=TimestepMap(Regions((Target("a"),), update=words)))
+        assert make_plan(chain, 8, 8).fixed == (words == "fixed")
+
+
 def test_modes() -> None:
     """Synchronous has no region; concave is one region of all pixels with the greatest strength."""
     asked = Regions((Target("a", 0.2), Target("b", 0.6)), mask=torch.zeros(8, 8))
