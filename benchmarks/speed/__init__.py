@@ -1,0 +1,1 @@
+"""The cost of AsynDM against stock ComfyUI: python -m benchmarks.speed."""

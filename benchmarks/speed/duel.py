@@ -1,0 +1,200 @@
+"""Our step against stock ComfyUI's: same weights, same inputs, in turn."""
+
+from __future__ import annotations
+
+import base64
+import cProfile
+import json
+import pstats
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any
+from unittest.mock import patch
+
+from ..real_comfyui import load_pack
+from .lockstep import Step, take_turns
+from .rows import MODELS, Row
+
+PARTS = {
+    "grouping": ["embedding.py:grouped"],
+    "masks": ["regions.py:weights", "regions.py:assign"],
+    "move": ["run.py:move", "run.py:levels"],
+    "gather": ["embedding.py:gather"],
+    "capture": ["attention.py:probabilities", "attention.py:add", "attention.py:fit_columns"],
+    "folding": ["comfy_model.py:calculate_input", "comfy_model.py:calculate_denoised"],
+    "live view": ["live.py:__call__"],
+}
+"""Functions whose time, with all that they call, is a part's."""
+
+
+def random_model(name: str) -> Any:
+    """A ModelPatcher with random weights whose activations stay finite."""
+    import comfy.latent_formats
+    import comfy.model_base
+    import comfy.model_patcher
+    import comfy.ops
+    import comfy.supported_models_base
+    import torch
+
+    config = comfy.supported_models_base.BASE({**MODELS[name], "dtype": torch.float32})
+    config.latent_format = comfy.latent_formats.SD15()
+    config.set_inference_dtype(torch.float32, None)
+    config.custom_operations = comfy.ops.disable_weight_init
+    family = comfy.model_base.BaseModel if MODELS[name]["adm_in_channels"] is None else comfy.model_base.SDXL
+    torch.manual_seed(0)
+    model = family(config, comfy.model_base.ModelType.EPS, device="cpu").eval()
+    for weight_name, weight in model.diffusion_model.named_parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=0.7 / weight[0].numel() ** 0.5)
+        else:
+            torch.nn.init.constant_(weight, 1.0 if "norm" in weight_name and weight_name.endswith("weight") else 0.0)
+    return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+
+
+@contextmanager
+def spread(distinct: int) -> Any:
+    """While it lasts, maps have so many distinct timesteps in every step: neighbouring pixels share one.
+
+    The clock's own arithmetic is done too. One is the stock sampler's own sigma.
+    """
+    import torch
+    from asyndm_pack.asyndm_core.clock import Clock
+    from asyndm_pack.nodes.comfy_host import ComfyHost
+
+    clock_of = ComfyHost.clock
+
+    @dataclass(frozen=True)
+    class Spread(Clock):
+        def sigma(self, state: Any, step: int) -> Any:
+            own = super().sigma(state, step)
+            if step >= self.steps or state.ndim == 0:
+                return own
+            if distinct == 1:
+                return self.sigmas[step].expand_as(state)
+            pixels = state[0].numel()
+            rank = torch.arange(pixels, device=state.device) * distinct // pixels
+            positions = torch.linspace(self.grid.sigmas.shape[0] - 1, 0, distinct, device=state.device)[rank]
+            return self.grid.at(positions).view(state[0].shape).expand_as(state)
+
+    def clock(self: Any, *args: Any) -> Any:
+        made = clock_of(self, *args)
+        return Spread(*(getattr(made, field.name) for field in fields(made)))
+
+    with patch.object(ComfyHost, "clock", clock):
+        yield
+
+
+class Bench:
+    """Both arms of a row."""
+
+    def __init__(self, row: Row) -> None:
+        load_pack()
+        import torch
+        from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap
+        from asyndm_pack.nodes.comfy_run import Options, apply
+        from asyndm_pack.nodes.conditioning import ANNOTATION, Annotation
+
+        torch.set_num_threads(1)
+        self.row, self.distinct = row, 0
+        self.model = random_model(row.model)
+        self.unet = self.model.model.diffusion_model
+        generator = torch.Generator().manual_seed(1)
+        width = MODELS[row.model]["context_dim"]
+        annotation = {ANNOTATION: Annotation({"rabbit": (2,), "ball": (5, 6)}, 77)}
+
+        def cond(**options: Any) -> list:
+            pooled = torch.randn(1, 1280, generator=generator)
+            return [[torch.randn(1, 77, width, generator=generator), {"pooled_output": pooled, **options}]]
+
+        self.positive, self.negative = cond(**annotation), cond()
+        words = (Target("rabbit"), Target("ball", 0.4))
+        if row.capture == "off":
+            regions = Regions(mask=torch.linspace(0, 1, 64).view(1, 8, 8), mask_mode="replace")
+        else:
+            regions = Regions(words, update="fixed" if row.capture == "fixed" else "every step")
+        view = self._live if row.preview else None
+        options = Options(on_step=self._count, on_run=view)
+        self.models = {"stock": self.model, "ours": apply(self.model, TimestepMap(regions), options)}
+
+    def _count(self, snapshot: Any) -> None:
+        if snapshot.step == 0:
+            self.distinct = len(snapshot.sigma.unique())
+
+    def _live(self, start: Any) -> Any:
+        from asyndm_pack.asyndm_core.live import Live
+        from asyndm_pack.nodes.latent_rgb import latent_to_rgb
+
+        def send(frames: list) -> None:
+            packed = [{**f._asdict(), "data": base64.b64encode(f.data.numpy()).decode()} for f in frames]
+            json.dumps(packed)
+
+        return Live(start.steps, send, latent_to_rgb(start.latent_format))
+
+    def sample(self, arm: str, steps: int, pause: Callable[[], None]) -> None:
+        """One run of an arm by ComfyUI's own sampling."""
+        import comfy.sample
+        import torch
+
+        with torch.inference_mode():
+            latent = torch.zeros(self.row.batch, 4, self.row.pixels // 8, self.row.pixels // 8)
+            comfy.sample.sample(
+                self.models[arm], comfy.sample.prepare_noise(latent, 3), steps, 7.0 if self.row.cfg else 1.0, "euler", "normal",
+                self.positive, self.negative, latent, callback=lambda *_: pause(), disable_pbar=True, seed=3,
+            )  # fmt: skip
+
+    def duel(self, pairs: int) -> dict[str, list[Step]]:
+        """Steps of both arms, in turn. The first step warms up and does not count."""
+        with spread(self.row.distinct):
+            arms = {name: lambda pause, name=name: self.sample(name, pairs + 1, pause) for name in self.models}
+            times = take_turns(arms)
+        return {name: steps[1:] for name, steps in times.items()}
+
+    def parts(self, steps: int = 2) -> dict[str, float]:
+        """Shares of our parts in the time of a stock step, by a profiler that counts this thread's CPU time.
+
+        "embedding" is what the timesteps' own layers take beyond stock's.
+        """
+        spent, layers = {}, [self.unet.time_embed, *(m.emb_layers for m in self.unet.modules() if hasattr(m, "emb_layers"))]
+        profile = cProfile.Profile(time.thread_time)
+        for arm in self.models:
+            clock, total = [0.0], [0.0]
+
+            def begin(module: Any, inputs: tuple, clock: list = clock) -> None:
+                clock[0] = time.thread_time()
+
+            def end(module: Any, inputs: tuple, output: Any, clock: list = clock, total: list = total) -> None:
+                total[0] += time.thread_time() - clock[0]
+
+            hooks = [hook for m in layers for hook in (m.register_forward_pre_hook(begin), m.register_forward_hook(end))]
+            began = time.thread_time()
+            with spread(self.row.distinct):
+                if arm == "ours":
+                    profile.enable()
+                self.sample(arm, steps, lambda: None)
+                profile.disable()
+            spent[arm] = (time.thread_time() - began, total[0])
+            for hook in hooks:
+                hook.remove()
+        stock = spent["stock"][0]
+        shares = {"embedding": (spent["ours"][1] - spent["stock"][1]) / stock}
+        stats = pstats.Stats(profile).stats  # type: ignore[attr-defined]
+        ours = {f"{file.rsplit('/', 1)[-1]}:{name}": times[3] for (file, _, name), times in stats.items()}
+        by_name = lambda names: sum(ours.get(name, 0.0) for name in names)  # noqa: E731
+        shares |= {part: by_name(names) / stock for part, names in PARTS.items()}
+        shares["sampler"] = (by_name(["samplers.py:step"]) - by_name(["run.py:__call__"])) / stock
+        return shares
+
+
+def ratios(times: dict[str, list[Step]]) -> dict[str, Any]:
+    """Ours to stock: medians of the ratios of neighbouring steps, the smallest and largest, and of the fastest steps."""
+    result: dict[str, Any] = {}
+    for kind in ("cpu", "wall"):
+        ours, stock = ([getattr(step, kind) for step in times[arm]] for arm in ("ours", "stock"))
+        each = [o / s for o, s in zip(ours, stock, strict=True)]
+        result |= {kind: statistics.median(each), f"{kind}_least": min(each), f"{kind}_most": max(each)}
+        result[f"{kind}_fastest"] = min(ours) / min(stock)
+    result["stock_seconds"] = min(step.cpu for step in times["stock"])
+    return {**result, "steps": {arm: [[round(x, 4) for x in step] for step in steps] for arm, steps in times.items()}}

@@ -1,0 +1,103 @@
+"""Results as json, a table and a plot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .rows import MODELS, ROWS, Row
+
+RESULTS = Path(__file__).parent / "results"
+PART_NAMES = ("embedding", "gather", "capture", "folding", "grouping", "masks", "move", "sampler", "live view")
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results in Markdown."""
+    order = {row.name: index for index, row in enumerate(ROWS)}
+    named = sorted(((Row(**line["row"]), line) for line in results["rows"]), key=lambda pair: order.get(pair[0].name, 999))
+    lines = [
+        "Our step against stock ComfyUI's, in CPU time of one thread. Fastest: ratio of the fastest steps of both arms, which",
+        "a busy machine disturbs least. Median: of the ratios of neighbouring steps (smallest to largest). Parts: 1 + all",
+        "that a profiler finds of ours, see below. Memory: ratio of the peaks of whole processes.",
+        "",
+        "| row | fastest | median | parts | pairs | stock step, s | memory |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row, line in named:
+        parts = f"{1 + sum(line['parts'].values()):.3f}" if line["parts"] else ""
+        memory = f"{line['memory']:.3f}" if "memory" in line else ""
+        lines.append(
+            f"| {row.name} | **{line['cpu_fastest']:.3f}** | {line['cpu']:.3f} ({line['cpu_least']:.3f} to "
+            f"{line['cpu_most']:.3f}) | {parts} | {len(line['steps']['ours'])} | {line['stock_seconds']:.2f} | {memory} |"
+        )
+    lines += ["", "Models: random weights. Those named narrow and lean are cut:", ""]
+    for name, config in MODELS.items():
+        lines.append(
+            f"- {name}: {config['model_channels']} channels, {config['num_res_blocks']} residual blocks, transformers "
+            f"{config['transformer_depth']} on the way down"
+        )
+    lines += [
+        "",
+        "Share of each part in the time of a stock step, % (by a profiler):",
+        "",
+        "| row | " + " | ".join(PART_NAMES) + " |",
+        "|---" * (len(PART_NAMES) + 1) + "|",
+    ]
+    for row, line in named:
+        if line["parts"]:
+            lines.append(f"| {row.name} | " + " | ".join(_percent(line["parts"][part]) for part in PART_NAMES) + " |")
+    whole = results["whole"]
+    if whole:
+        lines += [
+            "", "Whole runs of the demo model, 20 steps, words, live view on, against stock:", "",
+            "| pixels | time | wall | stock, s |", "|---|---|---|---|",
+            *(f"| {run['pixels']} | {run['cpu']:.3f} | {run['wall']:.3f} | {run['stock_wall']:.2f} |" for run in whole["runs"]),
+            "", f"Import of the pack in a ComfyUI that is up: {whole['import_seconds']:.3f} s. "
+            f"Our nodes of a graph beyond sampling and encoding: {1000 * whole['nodes_seconds']:.1f} ms a run.",
+        ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Cost against distinct timesteps, and against pixels."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True)
+    rows = [(Row(**line["row"]), line) for line in results["rows"]]
+    plain = [(r, line) for r, line in rows if r.capture == "every step" and not r.preview and r.cfg and r.batch == 1]
+    for model in MODELS:
+        by_count = sorted((r.distinct, line) for r, line in plain if r.model == model and r.pixels == 512)
+        by_size = sorted((r.pixels, line) for r, line in plain if r.model == model and r.distinct == 300)
+        for axis, points in zip(axes, (by_count, by_size), strict=True):
+            if points:
+                axis.plot([x for x, _ in points], [line["cpu_fastest"] for _, line in points], marker="o", label=model)
+    scales = (
+        ("distinct timesteps (512 px)", (1, 2, 20, 300, 1000)),
+        ("pixels on a side (300 distinct)", (512, 768, 1024, 2048)),
+    )
+    for axis, (label, ticks) in zip(axes, scales, strict=True):
+        axis.axhline(1.0, color="grey", linewidth=0.8)
+        axis.set_xscale("log")
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.minorticks_off()
+        axis.set_xlabel(label)
+    axes[0].set_ylabel("fastest step / stock's")
+    axes[0].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def write(results: dict[str, Any]) -> None:
+    """All files of the results."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (RESULTS / "table.md").write_text(table(results))
+    plot(results, RESULTS / "cost.png")

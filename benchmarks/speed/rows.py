@@ -1,0 +1,90 @@
+"""What is measured: models with random weights, and rows that change one thing at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. ``distinct``: timesteps of the map in every step. ``full``: only measured with --full."""
+
+    model: str = "SD1.5 narrow"
+    pixels: int = 512
+    batch: int = 1
+    cfg: bool = True
+    distinct: int = 20
+    capture: str = "every step"
+    preview: bool = False
+    full: bool = False
+
+    @property
+    def name(self) -> str:
+        """The row in words."""
+        guidance, view = "CFG" if self.cfg else "no CFG", ", live view" if self.preview else ""
+        return (
+            f"{self.model}, {self.pixels} px, batch {self.batch}, {guidance}, {self.distinct} distinct, "
+            f"capture {self.capture}{view}"
+        )
+
+
+SD15: dict[str, Any] = {
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "num_res_blocks": [2, 2, 2, 2],
+    "channel_mult": [1, 2, 4, 4], "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0], "transformer_depth_middle": 1,
+    "use_linear_in_transformer": False, "context_dim": 768, "num_heads": 8, "use_spatial_transformer": True,
+    "legacy": False, "adm_in_channels": None,
+}  # fmt: skip
+SDXL: dict[str, Any] = {
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "num_res_blocks": [2, 2, 2],
+    "channel_mult": [1, 2, 4], "transformer_depth": [0, 0, 2, 2, 10, 10],
+    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10], "transformer_depth_middle": 10,
+    "use_linear_in_transformer": True, "context_dim": 2048, "num_head_channels": 64, "num_heads": -1,
+    "use_spatial_transformer": True, "legacy": False, "adm_in_channels": 2816, "num_classes": "sequential",
+}  # fmt: skip
+
+MODELS: dict[str, dict[str, Any]] = {
+    "SD1.5": SD15,
+    "SD1.5 narrow": {
+        **SD15, "model_channels": 64, "num_heads": 2, "transformer_depth": [0, 0, 1, 1, 1, 1, 0, 0],
+        "transformer_depth_output": [0, 0, 0, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+    },
+    "SD1.5 lean": {
+        **SD15, "model_channels": 64, "num_heads": 2, "num_res_blocks": [1] * 4, "transformer_depth": [0, 0, 1, 0],
+        "transformer_depth_output": [0, 0, 0, 0, 1, 1, 0, 0],
+    },
+    "SDXL half deep": {
+        **SDXL, "transformer_depth": [0, 0, 1, 1, 5, 5], "transformer_depth_output": [0, 0, 0, 1, 1, 1, 5, 5, 5],
+        "transformer_depth_middle": 5,
+    },
+    "SDXL narrow": {**SDXL, "model_channels": 64},
+    "SDXL lean": {
+        **SDXL, "model_channels": 64, "num_res_blocks": [1] * 3, "transformer_depth": [0, 0, 4],
+        "transformer_depth_output": [0, 0, 0, 0, 4, 4], "transformer_depth_middle": 4,
+    },
+}  # fmt: skip
+"""By name. Narrow: 64 channels where the original has 320. SD1.5 narrow has no attention at 1/1 of the latents; lean
+ones have one residual block per level, and attention at 1/4 only. Fewer channels make our share look larger than it is:
+a gather costs by the channel, a convolution by its square."""
+
+BASE = Row()
+LEAN, XL, XL_LEAN = (replace(BASE, model=name) for name in ("SD1.5 lean", "SDXL narrow", "SDXL lean"))
+
+ROWS: tuple[Row, ...] = (
+    *(replace(BASE, distinct=n) for n in (1, 2, 20, 300, 1000)),
+    *(replace(BASE, capture=capture) for capture in ("off", "fixed")),
+    replace(BASE, preview=True),
+    *(replace(BASE, cfg=False, distinct=n) for n in (20, 300)),
+    replace(BASE, batch=4),
+    *(replace(BASE, pixels=size, distinct=300) for size in (768, 1024)),
+    replace(LEAN, pixels=1024, distinct=300),
+    replace(LEAN, pixels=2048, distinct=300),
+    *(replace(XL, distinct=n) for n in (20, 300)),
+    replace(XL_LEAN, pixels=1024, distinct=300),
+    replace(XL_LEAN, pixels=2048, distinct=300, full=True),
+    *(replace(BASE, model="SD1.5", distinct=n, full=True) for n in (20, 300, 1000)),
+    *(replace(BASE, model="SDXL half deep", distinct=n, full=True) for n in (20, 300)),
+    replace(BASE, batch=4, cfg=False, full=True),
+    replace(XL, batch=4, full=True),
+)
