@@ -35,6 +35,8 @@ def here(index: int, pairs: int, arm: str | None, parts: bool) -> dict[str, Any]
         with spread(bench.row.distinct):
             bench.sample(arm, 2, lambda: None)
         return {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    if pairs == 0:
+        return {"parts": bench.parts(1)}
     result = ratios(bench.duel(pairs))
     if bench.distinct not in (bench.row.distinct, 0):
         raise RuntimeError(f"The map has {bench.distinct} distinct timesteps instead of {bench.row.distinct}.")
@@ -51,11 +53,18 @@ def measure(index: int, row: Row, pairs: int) -> dict[str, Any]:
     """A line of results.json. Parts and memory are measured where there are 300 distinct timesteps."""
     detailed = row.distinct == 300
     result = elsewhere("--row", index, "--pairs", pairs, *(["--parts"] if detailed else []))
-    if detailed:
+    if detailed and pairs:
         peak = {arm: elsewhere("--row", index, "--arm", arm)["memory"] for arm in ("stock", "ours")}
         result["memory"] = peak["ours"] / peak["stock"]
         result["memory_gib"] = peak
     return {"row": asdict(row), **result}
+
+
+def describe(line: dict[str, Any]) -> str:
+    """A line of the results in short."""
+    if "cpu" not in line:
+        return f"parts {1 + sum(line['parts'].values()):.3f}"
+    return f"{line['cpu_fastest']:.3f}, median {line['cpu']:.3f}"
 
 
 def main() -> None:
@@ -63,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="the rows of full width too")
     parser.add_argument("--only", default="", help="rows whose name contains this")
-    parser.add_argument("--pairs", type=int, default=8, help="pairs of steps in a row")
+    parser.add_argument("--pairs", type=int, default=8, help="pairs of steps in a row; 0: only the shares of the parts")
     parser.add_argument("--again", action="store_true", help="measure rows anew that are in the results")
     parser.add_argument("--whole", action="store_true", help="whole runs of the demo model, import and nodes instead")
     for hidden in ("--row", "--arm"):
@@ -87,7 +96,7 @@ def main() -> None:
             continue
         line = measure(index, row, options.pairs)
         results["rows"] = [other for other in results["rows"] if other not in known] + [line]
-        sys.stdout.write(f"{row.name}: {line['cpu_fastest']:.3f}, median {line['cpu']:.3f}\n")
+        sys.stdout.write(f"{row.name}: {describe(line)}\n")
         sys.stdout.flush()
         write(results)
 

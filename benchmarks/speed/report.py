@@ -29,6 +29,9 @@ def table(results: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row, line in named:
+        if "cpu" not in line:
+            lines.append(f"| {row.name} | | | {1 + sum(line['parts'].values()):.3f} | 0 | | |")
+            continue
         parts = f"{1 + sum(line['parts'].values()):.3f}" if line["parts"] else ""
         memory = f"{line['memory']:.3f}" if "memory" in line else ""
         lines.append(
@@ -71,7 +74,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True)
-    rows = [(Row(**line["row"]), line) for line in results["rows"]]
+    rows = [(Row(**line["row"]), line) for line in results["rows"] if "cpu" in line]
     plain = [(r, line) for r, line in rows if r.capture == "every step" and not r.preview and r.cfg and r.batch == 1]
     for model in MODELS:
         by_count = sorted((r.distinct, line) for r, line in plain if r.model == model and r.pixels == 512)
