@@ -202,13 +202,18 @@ class ComfyHost:
     def _conds_to_watch(self, conds: list) -> dict[tuple[Any, int], _Watched]:
         """Annotated conds of this call by (uuid, index of their group), but for the negative's and those already seen.
 
-        ComfyUI copies a positive's dict into the negative's list in places, with its uuid; the list tells them apart.
+        Where a cond has an area, ComfyUI copies its dict into every other list, with its uuid and annotation but that
+        list's own text; what the list was made of tells them apart.
         """
         watched = {}
         for group_index, group in enumerate(conds):
-            if group is None or group is self.guider.conds.get("negative"):
+            name = next((name for name, known in self.guider.conds.items() if group is known), None)
+            if group is None or name == "negative":
                 continue
+            own = {cond.get("uuid") for cond in self.guider.original_conds.get(name, group)}
             for cond in group:
+                if cond.get("uuid") not in own:
+                    continue
                 annotation: Annotation | None = cond.get(ANNOTATION)
                 key = (cond.get("uuid"), group_index)
                 if annotation is None or key in self._done:

@@ -115,6 +115,33 @@ GUIDERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.parametrize("tokens", [77, 154])
+@pytest.mark.parametrize("name", ["PerpNegGuider", "DualCFGGuider"])
+def test_a_prompt_in_an_area_is_read_from_that_prompt_only(name: str, tokens: int) -> None:
+    """ComfyUI copies its dict into the guider's other prompts, which hold other tokens. At the first step all guiders ask
+    the model the same of it."""
+    positive = comfy_nodes.ConditioningSetArea().append(
+        cond(1, tokens=tokens, words={"fox": (tokens - 2,)}), 32, 64, 16, 0, 1.0
+    )[0]
+    fox = Regions((Target("fox"),))
+
+    def first_attention(guider: Callable[[Any], Any]) -> Tensor:
+        seen: list[Tensor] = []
+        patched = asyn(flat(), fox, on_step=lambda snapshot: seen.append(snapshot.attention))
+        sigmas = torch.tensor([14.0, 3.0, 0.0])
+        SamplerCustomAdvanced.execute(Noise_RandomNoise(7), guider(patched), euler(), sigmas, latent())
+        return seen[0]
+
+    guiders = {
+        "PerpNegGuider": lambda m: node("nodes_perpneg", "PerpNegGuider", m, positive, NEGATIVE, cond(5), 5.0, 0.7),
+        "DualCFGGuider": lambda m: node(
+            "nodes_custom_sampler", "DualCFGGuider", m, positive, cond(5), NEGATIVE, 5.0, 5.0, "regular"
+        ),
+    }
+    expected = first_attention(lambda m: CFGGuider.execute(m, positive, NEGATIVE, 5.0).result[0])
+    assert difference(first_attention(guiders[name]), expected) < TOLERANCE
+
+
 @pytest.mark.parametrize("name", GUIDERS)
 def test_guiders(name: str) -> None:
     """Every model of theirs is told the noise level of every pixel."""
