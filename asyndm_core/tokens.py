@@ -47,11 +47,15 @@ class UnknownWordError(ValueError):
     """A target that the prompt does not contain."""
 
 
-def check_length(text: str, widget: str) -> None:
-    """ValueError, naming the widget of Cross-Attention Mask, for more text than any prompt has, or what is no text."""
+def check_text(text: str, widget: str) -> None:
+    """ValueError, naming the widget of Cross-Attention Mask, for what is no text, or more than any prompt has."""
     if not isinstance(text, str):
         raise ValueError(
             f"The input {widget} of Cross-Attention Mask got {type(text).__name__} instead of a text: check its link."
+        )
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError(
+            f"The widget {widget} of Cross-Attention Mask holds half a character (a lone surrogate): type it anew."
         )
     if len(text) > LONGEST_TEXT:
         raise ValueError(

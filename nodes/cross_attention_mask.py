@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 from ..asyndm_core.live import progress_palette
 from ..asyndm_core.pictures import COLOURS
 from ..asyndm_core.regions import MASK_MODES, UPDATES, Regions
-from ..asyndm_core.tokens import FUNCTION_WORDS, PLACE_WORDS, STYLE_WORDS, check_length
+from ..asyndm_core.tokens import FUNCTION_WORDS, PLACE_WORDS, STYLE_WORDS, check_text
 from .conditioning import annotate, find_targets
 from .types import ADVANCED, CATEGORY, RegionsSocket, check_socket
 
@@ -146,10 +146,13 @@ class CrossAttentionMask(io.ComfyNode):
         """Encode (or annotate) the prompt and describe its regions."""
         if clip is None:
             raise ValueError("The input clip is empty: the checkpoint has no text encoder. Load one with Load CLIP.")
+        check_socket(clip, object, "clip", "Cross-Attention Mask")
+        if conditioning is not None:
+            check_socket(conditioning, list, "conditioning", "Cross-Attention Mask")
         if mask is not None:
             check_socket(mask, torch.Tensor, "mask", "Cross-Attention Mask")
-        check_length(text, "text")
-        check_length(targets, "targets")
+        check_text(text, "text")
+        check_text(targets, "targets")
         if mask is not None and not torch.isfinite(mask).all():
             raise ValueError("The mask has values that are not numbers (NaN or infinite): check the node that made it.")
         if conditioning is None:

@@ -139,8 +139,10 @@ class AsynDMKSampler(io.ComfyNode):
         """Sample as KSampler does, with the map on the model and the run recorded."""
         node = "AsynDM KSampler"
         check_socket(timestep_map, TimestepMap, "timestep_map", node)
-        for name, value in (("model", model), ("positive", positive), ("negative", negative), ("latent_image", latent_image)):
-            check_socket(value, object, name, node)
+        check_socket(model, object, "model", node)
+        check_socket(positive, list, "positive", node)
+        check_socket(negative, list, "negative", node)
+        check_socket(latent_image, dict, "latent_image", node)
         check_socket(steps, int, "steps", node)
         check_socket(seed, int, "seed", node)
         check_choice(sampler_name, comfy.samplers.KSampler.SAMPLERS, f"sampler_name of {node}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 
 CATEGORY = "AsynDM"
@@ -11,9 +12,15 @@ RegionsSocket = io.Custom("ASYNDM_REGIONS")
 TimestepMapSocket = io.Custom("ASYNDM_TIMESTEP_MAP")
 
 
+PLAIN = (str, int, float, list, tuple, dict, torch.Tensor)
+
+
 def check_socket(value: Any, kind: type, name: str, node: str) -> None:
-    """ValueError where the link of an input brings something else than its kind, or nothing, as switches may."""
-    if value is None or not isinstance(value, kind):
+    """ValueError where an input gets something else than its kind, or nothing, as switches may give.
+
+    kind: ``object`` for models and text encoders, which are of many classes: anything but plain data.
+    """
+    if value is None or not isinstance(value, kind) or (kind is object and isinstance(value, PLAIN)):
         got = "nothing" if value is None else f"a {type(value).__name__}"
         raise ValueError(
             f"The input {name} of {node} got {got}: check the node that is linked to it (a switch may give nothing)."
