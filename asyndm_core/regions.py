@@ -96,6 +96,7 @@ class TimestepMap:
         check_choice(self.mode, MODES, f"mode {node}")
         check_choice(self.preset, PRESETS, f"preset {node}")
         check_choice(self.known_pixels, KNOWN_PIXELS, f"known_pixels {node}")
+        check_choice(self.known_pixels, KNOWN_PIXELS, f"known_pixels {node}")
 
     @property
     def chain(self) -> list[TimestepMap]:

@@ -50,4 +50,5 @@ class Apply(io.ComfyNode):
         """Return the patched clone."""
         check_socket(model, object, "model", "Apply AsynDM")
         check_socket(timestep_map, TimestepMap, "timestep_map", "Apply AsynDM")
+        check_socket(preview, int, "preview", "Apply AsynDM")
         return io.NodeOutput(apply(model, timestep_map, Options(on_run=show_on(cls.hidden) if preview else None)))

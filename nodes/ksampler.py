@@ -143,6 +143,7 @@ class AsynDMKSampler(io.ComfyNode):
         check_socket(positive, list, "positive", node)
         check_socket(negative, list, "negative", node)
         check_socket(latent_image, dict, "latent_image", node)
+        check_socket(preview, int, "preview", node)
         check_socket(steps, int, "steps", node)
         check_socket(seed, int, "seed", node)
         check_choice(sampler_name, comfy.samplers.KSampler.SAMPLERS, f"sampler_name of {node}")

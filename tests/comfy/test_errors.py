@@ -327,6 +327,7 @@ def test_cross_attention_mask_out_of_range(name: str, value: Any, part: str) -> 
         ("curve", "cubic", "'cubic': it is one of quadratic"),
         ("mode", "", "'': it is one of asynchronous"),
         ("preset", None, "None: it is one of default"),
+        ("known_pixels", {}, "dict: it is one of"),
         ("strength", "strong", "'strong': a strength is between 0"),
         ("background_denoise", None, "None: it is between 0"),
         ("previous", "a map", "got a str"),
@@ -338,8 +339,8 @@ def test_timestep_map_out_of_range(name: str, value: Any, part: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("cfg", float("nan")), ("denoise", float("nan")), ("eta", 2.0), ("sampler_name", "x"), ("scheduler", None),
-     ("positive", None), ("latent_image", None), ("steps", "many")],
+    [("preview", "on"), ("cfg", float("nan")), ("denoise", float("nan")), ("eta", 2.0), ("sampler_name", "x"),
+     ("scheduler", None), ("positive", None), ("latent_image", None), ("steps", "many")],
 )  # fmt: skip
 def test_sampler_out_of_range(name: str, value: Any) -> None:
     says(ValueError, lambda: sampler_node(**{name: value}), name, "AsynDM KSampler")
