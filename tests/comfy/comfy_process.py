@@ -1,4 +1,4 @@
-"""A ComfyUI to test against, and a server process of it with the pack as its only custom node."""
+"""A ComfyUI to test against, and a server process of it with the pack as its custom node."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,10 +41,11 @@ def comfyui_path() -> Path | None:
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: where it answers, and what it has written to its log."""
+    """A running server: where it answers, what it has written to its log, and its process."""
 
     url: str
     log_file: Path
+    pid: int
 
     @property
     def log(self) -> str:
@@ -90,11 +91,17 @@ class Server:
 
 
 @contextmanager
-def start(comfyui: Path, base: Path, settings: dict[str, Any] | None = None) -> Iterator[Server]:
-    """A server with the empty folder ``base`` as its base folder, and the user's ``settings``; it ends with the block."""
+def start(
+    comfyui: Path, base: Path, settings: dict[str, Any] | None = None, custom_nodes: Sequence[Path] = ()
+) -> Iterator[Server]:
+    """A server with the empty folder ``base`` as its base folder, and the user's ``settings``; it ends with the block.
+
+    custom_nodes: folders of node packs that it loads too.
+    """
     for folder in ("custom_nodes", "input", "models", "output", "temp", "user/default"):
         (base / folder).mkdir(parents=True)
-    (base / "custom_nodes" / PACK).symlink_to(ROOT, target_is_directory=True)
+    for name, folder in {PACK: ROOT, **{pack.name: pack for pack in custom_nodes}}.items():
+        (base / "custom_nodes" / name).symlink_to(folder, target_is_directory=True)
     (base / "user/default/comfy.settings.json").write_text(json.dumps(settings or {}), encoding="utf-8")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -105,7 +112,7 @@ def start(comfyui: Path, base: Path, settings: dict[str, Any] | None = None) -> 
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     with log_file.open("wb") as log:
         process = subprocess.Popen(command, cwd=comfyui, stdout=log, stderr=subprocess.STDOUT, env=environment)
-    running = Server(f"http://127.0.0.1:{port}", log_file)
+    running = Server(f"http://127.0.0.1:{port}", log_file, process.pid)
     try:
         _wait_until_it_answers(running, process)
         yield running
