@@ -1,7 +1,7 @@
 """Does asynchronous denoising follow the prompt better than stock sampling, and than what else a user could try?
 
     python -m benchmarks.alignment                       # the table: 512 prompts, about 40 minutes on two cores
-    python -m benchmarks.alignment --kind hard --seed 77 --prompts 256 --sweeps
+    python -m benchmarks.alignment --kind hard --prompts 256 --seed 77 --first-seed 50000 --sweeps
     python -m benchmarks.alignment --kind places --arms synchronous asynchronous concave
     python -m benchmarks.alignment --weights FILE --arms synchronous asynchronous concave
 
@@ -36,13 +36,14 @@ from .sampling import latents_of, sample_arm
 from .scenes import KINDS_OF_PROMPT, choose_scenes, facts
 
 RESULTS = Path(__file__).parent / "results"
+PROMPTS = 512
 FIRST_SEED = 10_000
 TOLERANCE = 1e-3
 """How far apart ComfyUI's and our own synchronous latents of the same noise may be, of their largest value."""
 
 
 def pictures_of(
-    arm: Arm, model: DemoModel, scenes: Sequence[Scene], folder: Path, shown: np.ndarray | None = None
+    arm: Arm, model: DemoModel, scenes: Sequence[Scene], seeds: Sequence[int], folder: Path, shown: np.ndarray | None = None
 ) -> np.ndarray:
     """Pictures of an arm, uint8 (N, 128, 128, 3): from the folder if they are there, else sampled and kept.
 
@@ -54,7 +55,6 @@ def pictures_of(
         return np.load(path)["pictures"]
     start = time.time()
     result = np.empty((len(scenes), 128, 128, 3), np.uint8)
-    seeds = range(FIRST_SEED, FIRST_SEED + len(scenes))
     for indices, pictures in sample_arm(arm, model, scenes, seeds, shown):
         result[indices] = pictures
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,12 +94,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="benchmarks.alignment", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--prompts", type=int, default=512)
+    parser.add_argument("--prompts", type=int, default=PROMPTS)
     kinds = "; ".join(f"{kind}: {what}" for kind, what in KINDS_OF_PROMPT.items())
     parser.add_argument("--kind", choices=KINDS_OF_PROMPT, default="rare", help=kinds)
     parser.add_argument("--arms", nargs="*", default=[], help="names of arms; without: those of the table")
     parser.add_argument("--sweeps", action="store_true", help="also the sweeps of strength, curve, threshold, steps, ...")
     parser.add_argument("--seed", type=int, default=31, help="of the choice of prompts")
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help="of the noise; every prompt has the next one")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="of the demo model; others than those that ship")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -122,49 +123,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
             said.append("PAG and FreeU are left out: they need a ComfyUI (set COMFYUI_PATH).")
 
     trained = "" if flags.weights == WEIGHTS else f"_{flags.weights.stem}"
-    name = f"{flags.kind}_{flags.seed}{trained}"
+    part = "" if flags.prompts == PROMPTS else f"_{flags.prompts}"
+    name = f"{flags.kind}_{flags.seed}{part}{trained}"
+    seeds = range(flags.first_seed, flags.first_seed + len(scenes))
     pictures: dict[str, np.ndarray] = {}
     for arm in arms:
         shown = pictures.get(arm.compare or "")
-        pictures[arm.name] = pictures_of(arm, model, scenes, flags.out / "pictures" / name, shown)
+        pictures[arm.name] = pictures_of(arm, model, scenes, seeds, flags.out / "pictures" / name, shown)
     results = {arm: count_all(shown, scenes) for arm, shown in pictures.items()}
     compared = {arm.name: arm.compare for arm in arms}
-    report(flags.out / name, said, scenes, arms, pictures, results, compared)
+    report(flags.out / name, said, scenes, flags.first_seed, pictures, results, compared)
     return 0
 
 
+def scored_before(folder: Path, scenes: Sequence[Scene], first_seed: int) -> tuple[dict, dict]:
+    """Hits and bases of the arms in a folder's results.json, by arm; none where it is of other prompts or seeds."""
+    path = folder / "results.json"
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"prompts": []}
+    same = [p["prompt"] for p in kept["prompts"]] == [scene.prompt() for scene in scenes]
+    if not same or kept.get("first_seed", FIRST_SEED) != first_seed:
+        return {}, {}
+    hits = {
+        arm: {figure: np.array([hit == "1" for hit in row]) for figure, row in entry["hits"].items()}
+        for arm, entry in kept["arms"].items()
+    }
+    return hits, {arm: entry["compare"] for arm, entry in kept["arms"].items()}
+
+
 def report(
-    folder: Path, said: Sequence[str], scenes: Sequence[Scene], arms: Sequence[Arm], pictures: dict[str, np.ndarray],
+    folder: Path, said: Sequence[str], scenes: Sequence[Scene], first_seed: int, pictures: dict[str, np.ndarray],
     results: dict[str, dict[str, np.ndarray]], compared: dict[str, str | None],
 ) -> None:  # fmt: skip
-    """Print the tables, and write them, results.json, the sheet and the plot to the folder."""
+    """Print the tables, and write them, results.json, the sheet and the plot to the folder.
+
+    Arms that the folder holds already, of the same prompts and seeds, stay in the tables.
+    """
+    earlier, bases = scored_before(folder, scenes, first_seed)
+    results, compared = earlier | results, bases | compared
     folder.mkdir(parents=True, exist_ok=True)
     text = "\n".join(said) + "\n\n" + table(results, compared)
     on, off = ASYNCHRONOUS.name, SYNCHRONOUS.name
     prompts = [facts(scene) for scene in scenes]
     if {on, off} <= results.keys():
         text += "\n" + by_kind(results, prompts, on, off)
+    if {on, off} <= pictures.keys():
         wins = sheet(pictures[off], pictures[on], results[off]["whole"], results[on]["whole"], scenes)
         wins.save(folder / "wins_and_losses.jpg", quality=88)
     kept = {
         "notes": list(said),
+        "first_seed": first_seed,
         "prompts": prompts,
-        "arms": {
-            arm.name: {
-                "calls": arm.calls,
-                "compare": arm.compare,
-                "hits": {figure: "".join("01"[int(hit)] for hit in results[arm.name][figure]) for figure in FIGURES},
-                "against": asdict(compare(results[arm.name]["whole"], results[arm.compare]["whole"])) if arm.compare else None,
-            }
-            for arm in arms
-        },
+        "arms": {arm: _entry(arm, results, compared[arm]) for arm in results},
     }
     (folder / "results.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     (folder / "table.md").write_text(text, encoding="utf-8")
     groups = {name: [arm.name for arm in group] for name, group in sweeps().items()}
-    if any(set(names) & results.keys() for names in groups.values()):
-        sweep_plot(results, groups, compared).save(folder / "sweeps.png")
+    shown = {name: arms for name, arms in groups.items() if set(arms) & results.keys()}
+    if shown:
+        sweep_plot(results, shown, compared).save(folder / "sweeps.png")
     sys.stdout.write(text)
+
+
+def _entry(arm: str, results: dict[str, dict[str, np.ndarray]], base: str | None) -> dict:
+    """What results.json holds of an arm."""
+    hits = {figure: "".join("01"[int(hit)] for hit in results[arm][figure]) for figure in FIGURES}
+    against = asdict(compare(results[arm]["whole"], results[base]["whole"])) if base else None
+    return {"compare": base, "hits": hits, "against": against}
 
 
 if __name__ == "__main__":

@@ -75,13 +75,18 @@ def sweeps() -> dict[str, list[Arm]]:
         timestep_map = replace(ASYNCHRONOUS.timestep_map, regions=regions or Regions(), **changes)
         return replace(ASYNCHRONOUS, name=name, timestep_map=timestep_map, reading=reading or Reading())
 
-    def ordered(name: str, first: float, second: float) -> Arm:
-        return replace(ASYNCHRONOUS, name=name, strengths=(first, second))
+    def ordered(first: float, second: float, curve: str = "quadratic", shares: str = "none") -> Arm:
+        name = f"order {first:g}, {second:g}" + ("" if curve == "quadratic" else f", {curve}")
+        reading = None if shares == "none" else Reading(shares=shares)
+        return replace(asynchronous(name, reading=reading, curve=curve), strengths=(first, second))
 
     soft = Regions(feather=1)
     return {
         "strength": [asynchronous(f"strength {k / 10:g}", strength=k / 10) for k in range(1, 11)],
-        "curve": [asynchronous(f"curve {curve}", curve=curve) for curve in CURVES if curve != "linear"],
+        "curve": [
+            *(asynchronous(f"curve {curve}", curve=curve) for curve in CURVES if curve != "linear"),
+            asynchronous("curve piecewise linear, strength 0.9", curve="piecewise linear", strength=0.9),
+        ],
         "threshold": [asynchronous(f"threshold {t:g}", Regions(threshold=t)) for t in (0.7, 1.0, 1.5, 2.0, 2.5)],
         "steps": [arm for n in (10, 50) for arm in _pair(f"{n} steps", Settings(steps=n))],
         "cfg": [arm for cfg in (3.0, 7.0) for arm in _pair(f"cfg {cfg:g}", Settings(cfg=cfg))],
@@ -107,9 +112,11 @@ def sweeps() -> dict[str, list[Arm]]:
             asynchronous("soft, strength 1", soft, Reading(soft=True), strength=1.0),
         ],
         "order": [
-            ordered("order 0.9, 0.3", 0.9, 0.3),
-            ordered("order 0.3, 0.9", 0.3, 0.9),
-            ordered("order 0.8, 0", 0.8, 0.0),
-            ordered("order 0, 0.8", 0.0, 0.8),
+            ordered(0.9, 0.3),
+            ordered(0.3, 0.9),
+            ordered(0.8, 0.0),
+            ordered(0.0, 0.8),
+            ordered(0.0, 0.9, "piecewise linear"),
+            replace(ordered(0.0, 0.9, "piecewise linear", "targets"), name="order 0, 0.9, piecewise linear, shares"),
         ],
     }  # fmt: skip

@@ -31,6 +31,7 @@ from .sampling import BATCH, latents_of
 from .scenes import batches, choose_scenes, seen_regions
 
 FIGURES = ("found", "exact", "covered", "lag")
+STYLES = ("-", "--", ":", "-.")
 SHOWN = ("threshold", "layers", "memory", "shares")
 """The sweeps whose arms are looked at, beside the pack's own way."""
 
@@ -67,8 +68,8 @@ def plot(tables: dict[str, np.ndarray]) -> Image.Image:
 
     figure = Figure(figsize=(13, 7), layout="constrained")
     for panel, (place, name) in zip(figure.subplots(2, 2).flat, enumerate(FIGURES), strict=True):
-        for arm, table in tables.items():
-            panel.plot(table[:, place], label=arm)
+        for number, (arm, table) in enumerate(tables.items()):
+            panel.plot(table[:, place], color=f"C{number % 10}", linestyle=STYLES[number // 10], label=arm)
         panel.set_title(name)
         panel.set_xlabel("step")
     figure.legend(*panel.get_legend_handles_labels(), loc="outside right upper")

@@ -143,23 +143,26 @@ def sheet(
 def sweep_plot(
     results: Mapping[str, Mapping[str, np.ndarray]], sweeps: Mapping[str, Sequence[str]], compared: Mapping[str, str | None]
 ) -> Image.Image:
-    """One panel for each sweep: the gain of every arm over its base, with two standard errors."""
+    """One panel for each sweep, one row for each arm: its gain over its base, with two standard errors."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 7), layout="constrained")
-    panels = figure.subplots(2, -(-len(sweeps) // 2), sharey=True).flat
-    for panel, (name, arms) in zip(panels, sweeps.items(), strict=False):
-        shown = [arm for arm in arms if arm in results and compared[arm] in results]
+    groups = {name: [arm for arm in arms if arm in results and compared[arm] in results] for name, arms in sweeps.items()}
+    rows = [len(arms) for arms in groups.values()]
+    figure = Figure(figsize=(9, 0.9 + 0.3 * sum(rows) + 0.35 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), sharex=True, height_ratios=[n + 1 for n in rows], squeeze=False)[:, 0]
+    for panel, (name, shown) in zip(panels, groups.items(), strict=True):
         pairs = [compare(results[arm]["whole"], results[compared[arm] or ""]["whole"]) for arm in shown]
-        panel.axhline(0, color="0.6", linewidth=1)
+        panel.axvline(0, color="0.6", linewidth=1)
+        places = range(len(shown))
         panel.errorbar(
-            range(len(shown)), [100 * p.difference for p in pairs], [200 * p.error for p in pairs], fmt="o", capsize=3
-        )
-        labels = [arm.removeprefix("asynchronous, ").removeprefix(name + " ") for arm in shown]
-        panel.set_xticks(range(len(shown)), labels, rotation=0 if len(shown) > 4 else 12)
-        panel.set_title(name)
-    figure.supylabel("whole prompt right: points above synchronous (bars: two standard errors)")
+            [100 * p.difference for p in pairs], places, xerr=[200 * p.error for p in pairs], fmt="o", capsize=3
+        )  # fmt: skip
+        labels = [arm.removeprefix("asynchronous, ").removeprefix(name).strip(" :,") for arm in shown]
+        panel.set_yticks(places, labels)
+        panel.set_ylim(len(shown) - 0.5, -0.5)
+        panel.set_title(name, loc="left", fontsize=10)
+    panels[-1].set_xlabel("whole prompt right: points above synchronous (bars: two standard errors)")
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

@@ -30,15 +30,16 @@ def choose_scenes(count: int, seed: int, kind: str = "rare") -> list[Scene]:
     The same scenes for the same seed. Scenes with three groups are left out: the demo model never gets one right. "places"
     shows the same things six times, and so gives a multiple of six scenes.
     """
+    if kind == "hard":
+        return [scene for scene in choose_scenes(2 * count, seed) if len(scene.groups) == 2]
+    if kind == "places":
+        things = choose_scenes(-(-count // len(PLACES)), seed)
+        return [replace(scene, place=place, place_named=True) for scene in things for place in PLACES]
     rng = np.random.default_rng(seed)
     scenes: list[Scene] = []
     while len(scenes) < count:
-        scene = sample_scene(rng, held_out=kind != "common")
-        if len(scene.groups) != (2 if kind == "hard" else 1 + len(scenes) % 2):
-            continue
-        if kind == "places":
-            scenes += [replace(scene, place=place, place_named=True) for place in PLACES]
-        else:
+        scene = sample_scene(rng, held_out=kind == "rare")
+        if len(scene.groups) == 1 + len(scenes) % 2:
             scenes.append(scene)
     return scenes
 
