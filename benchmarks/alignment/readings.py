@@ -71,11 +71,12 @@ class Weigher:
         self._steps += 1
         if not reading.trusted[0] < self._steps <= reading.trusted[1]:
             return torch.zeros(len(plan.regions), *shape, device=device)
-        return self._soft(plan, shape) if reading.soft else weights(plan, self._kept, shape, device)
+        return soft_weights(plan, self._kept, shape) if reading.soft else weights(plan, self._kept, shape, device)
 
-    def _soft(self, plan: Plan, shape: tuple[int, int, int]) -> Tensor:
-        assert self._kept is not None
-        seen = F.interpolate(self._kept, size=shape[1:], mode="bilinear")
-        ratio = seen / seen.mean(dim=(-2, -1), keepdim=True)
-        soft = ((ratio - FAINT) / (FULL - FAINT)).clamp(0, 1)
-        return torch.stack([soft[:, plan.words.index(region.word)] for region in plan.regions if region.word is not None])
+
+def soft_weights(plan: Plan, attention: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """The weight of every word region in proportion to its attention (B, words, h, w): (R, B, H, W) in [0, 1]."""
+    seen = F.interpolate(attention, size=shape[1:], mode="bilinear")
+    ratio = seen / seen.mean(dim=(-2, -1), keepdim=True)
+    soft = ((ratio - FAINT) / (FULL - FAINT)).clamp(0, 1)
+    return torch.stack([soft[:, plan.words.index(region.word)] for region in plan.regions if region.word is not None])
