@@ -27,6 +27,7 @@ from demo.sample import decode
 from demo.world import Scene
 
 from .arms import ASYNCHRONOUS, Arm, sweeps
+from .report import as_image
 from .sampling import BATCH, latents_of
 from .scenes import batches, choose_scenes, seen_regions
 
@@ -63,7 +64,6 @@ def figures(region: np.ndarray, lag: np.ndarray, things: np.ndarray) -> np.ndarr
 
 def plot(tables: dict[str, np.ndarray]) -> Image.Image:
     """One panel for each figure, one line for each arm."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 7), layout="constrained")
@@ -73,9 +73,7 @@ def plot(tables: dict[str, np.ndarray]) -> Image.Image:
         panel.set_title(name)
         panel.set_xlabel("step")
     figure.legend(*panel.get_legend_handles_labels(), loc="outside right upper")
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    return as_image(figure)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

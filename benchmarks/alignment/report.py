@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -12,6 +13,9 @@ from scipy.stats import binomtest
 from demo.evaluate import share
 from demo.scorer import Score, score
 from demo.world import PLACES, Claims, Scene
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FIGURES = {
     "whole": "whole prompt right",
@@ -144,7 +148,6 @@ def sweep_plot(
     results: Mapping[str, Mapping[str, np.ndarray]], sweeps: Mapping[str, Sequence[str]], compared: Mapping[str, str | None]
 ) -> Image.Image:
     """One panel for each sweep, one row for each arm: its gain over its base, with two standard errors."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     groups = {name: [arm for arm in arms if arm in results and compared[arm] in results] for name, arms in sweeps.items()}
@@ -163,6 +166,13 @@ def sweep_plot(
         panel.set_ylim(len(shown) - 0.5, -0.5)
         panel.set_title(name, loc="left", fontsize=10)
     panels[-1].set_xlabel("whole prompt right: points above synchronous (bars: two standard errors)")
+    return as_image(figure)
+
+
+def as_image(figure: Figure) -> Image.Image:
+    """A matplotlib figure as an image."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

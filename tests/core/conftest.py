@@ -17,6 +17,8 @@ sys.path.append(str(Path(__file__).parents[1]))
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+from asyndm_core.hosts.diffusers import DiffusersHost  # noqa: E402 (the repository is on the path now)
+
 torch.set_num_threads(1)
 
 
@@ -74,3 +76,10 @@ def make_unet() -> Callable[..., UNet2DConditionModel]:
 def unet(make_unet: Callable[..., UNet2DConditionModel]) -> UNet2DConditionModel:
     """The plain one."""
     return make_unet()
+
+
+@pytest.fixture
+def host(unet: UNet2DConditionModel, alphas: Tensor) -> DiffusersHost:
+    """The tiny UNet, with two words to follow."""
+    cond, uncond = torch.randn(2, 1, 9, 24, generator=torch.Generator().manual_seed(3)).unbind()
+    return DiffusersHost(unet, alphas, "epsilon", cond, uncond, 3.0, words=[[2], [5, 6]])

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from asyndm_core.clock import Clock
@@ -29,13 +28,6 @@ CLEAN = replace(LAGS, known_pixels="clean")
 def clock(alphas: Tensor) -> Clock:
     """Eight leading steps to sigma 0."""
     return make_clock(alphas, torch.arange(STEPS).flip(0) * (1000 // STEPS) + 1)
-
-
-@pytest.fixture
-def host(unet: UNet2DConditionModel, alphas: Tensor) -> DiffusersHost:
-    """The tiny UNet, with two words to follow."""
-    cond, uncond = torch.randn(2, 1, 9, 24, generator=torch.Generator().manual_seed(3)).unbind()
-    return DiffusersHost(unet, alphas, "epsilon", cond, uncond, 3.0, words=[[2], [5, 6]])
 
 
 class Perfect:
