@@ -1,7 +1,7 @@
 """A timestep of its own for every pixel of a UNet: embed the distinct timesteps once, gather per pixel in each block.
 
 A UNet reads its timestep only as a vector that each residual block projects and adds to its features. Projecting the n
-distinct timesteps of a map and gathering the results by pixel is the same, at the cost of n rows per block.
+distinct timesteps of a map and gathering the results by pixel is the same, at the cost of at most n rows per block.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from .transfer import Transfer
 
 @dataclass(frozen=True, eq=False)
 class PixelTimesteps:
-    """A map of timesteps in n distinct values: values (n,) and index (B, H, W) long into them."""
+    """A map of timesteps in n distinct values: values (n,) and index (B, H, W) long into them.
+
+    index may be (1, H, W) for a batch whose images all have the same map: it is then gathered once for all of them.
+    """
 
     values: Tensor
     index: Tensor
 
-    @property
-    def rows(self) -> Tensor:
-        """The values for every image of the batch, (B x n,): for a UNet that adds something of each image to them."""
-        return self.values.repeat(self.index.shape[0])
+    def rows(self, images: int) -> Tensor:
+        """The values once for each image, (images x n,): for a UNet that adds something of each image to them."""
+        return self.values.repeat(images)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +95,37 @@ def gather(embedded: Tensor, pixels: PixelTimesteps, height: int, width: int) ->
     """
     index = at_size(pixels.index, height, width).flatten(1)[:, None]
     per_image = embedded.unflatten(0, (-1, pixels.values.shape[0])).transpose(1, 2)
-    batch, channels = index.shape[0], per_image.shape[1]
-    columns = per_image.expand(batch, -1, -1).gather(2, index.expand(-1, channels, -1))
+    batch, channels = max(index.shape[0], per_image.shape[0]), per_image.shape[1]
+    columns = per_image.expand(batch, -1, -1).gather(2, index.expand(batch, channels, -1))
     return columns.unflatten(2, (height, width))
+
+
+class BlockTimesteps:
+    """The timesteps of a network's residual blocks: gathered after a block's projection, or before it.
+
+    Both give the same. A block with fewer pixels than there are timesteps projects those of its pixels alone; all blocks
+    of one size share these.
+    """
+
+    def __init__(self, pixels: PixelTimesteps) -> None:
+        self._pixels = pixels
+        self._embedded: Tensor | None = None
+        self._early: dict[tuple[int, int], Tensor] = {}
+
+    def to_project(self, embedded: Tensor, height: int, width: int) -> Tensor:
+        """The rows that a block should project: ``embedded`` (see ``gather``), or those of its height x width pixels."""
+        if embedded is not self._embedded:  # another call of the network
+            self._embedded, self._early = embedded, {}
+        images = max(self._pixels.index.shape[0], embedded.shape[0] // self._pixels.values.shape[0])
+        if embedded.shape[0] <= images * height * width:
+            return embedded
+        if (height, width) not in self._early:
+            own = gather(embedded, self._pixels, height, width)
+            self._early[height, width] = own.movedim(1, -1).flatten(0, 2)
+        return self._early[height, width]
+
+    def to_pixels(self, projected: Tensor, height: int, width: int) -> Tensor:
+        """What the block adds to its features, (B, C, height, width), from the projected rows."""
+        if (height, width) not in self._early:
+            return gather(projected, self._pixels, height, width)
+        return projected.unflatten(0, (-1, height, width)).movedim(-1, 1).contiguous()

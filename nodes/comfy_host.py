@@ -23,7 +23,7 @@ from ..asyndm_core.clock import Clock, NoiseGrid, paper_clock, table_clock
 from ..asyndm_core.embedding import Groups, PixelTimesteps, grouped
 from ..asyndm_core.inpainting import blend
 from ..asyndm_core.samplers import Prediction
-from .comfy_model import MapControl, check_model, cross_attention_layers, fold, noise_law, told, unfold
+from .comfy_model import MapControl, ResidualBlocks, check_model, cross_attention_layers, fold, noise_law, told, unfold
 from .conditioning import ANNOTATION, Annotation
 
 WRAPPER_KEY = "asyndm"
@@ -75,6 +75,7 @@ class ComfyHost:
         self._seen = AttentionSum()
         self._uncond: Tensor | None = None
         self._controls: dict[Any, MapControl] = {}
+        self._blocks = ResidualBlocks()
 
     def inpaint(self, model_k: Any, denoise_mask: Tensor | None) -> None:
         """Take over ComfyUI's own model of masked latents (KSamplerX0Inpaint) and its mask (1 where to denoise)."""
@@ -192,12 +193,9 @@ class ComfyHost:
         cond = {**cond, "model_conds": {**cond["model_conds"], PIXELS: comfy.conds.CONDNoiseShape(index)}}
         control = cond.get("control")
         if control is not None:
-            cond["control"] = self._controls.setdefault(control, MapControl(control, PIXELS, self._levels))
+            ours = MapControl(control, PIXELS, lambda: self._pixels, self._blocks)
+            cond["control"] = self._controls.setdefault(control, ours)
         return cond
-
-    def _levels(self) -> Tensor:
-        """The distinct sigmas of the map in force."""
-        return self._pixels.values
 
     def _conds_to_watch(self, conds: list) -> dict[tuple[Any, int], _Watched]:
         """Annotated conds of this call by (uuid, index of their group), but for the negative's and those already seen.
@@ -239,7 +237,9 @@ class ComfyHost:
         model = executor.class_obj
         with ExitStack() as stack:
             if index is not None and self._pixels is not None:
-                stack.enter_context(told(model, "model_sampling", model.diffusion_model, self._pixels.values, index[:, 0]))
+                unet = model.diffusion_model
+                blocks = self._blocks[unet]
+                stack.enter_context(told(model, "model_sampling", unet, blocks, self._pixels, index[:, 0]))
             if any(chunk in self._watched for chunk in chunks):
                 stack.enter_context(watching(self.layers, self._reader(chunks, x)))
             return executor(x, t, *args, **kwargs)

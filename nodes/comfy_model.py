@@ -5,7 +5,7 @@ Everything here is a context that puts back what it found.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, ResBlock,
 from torch import Tensor, nn
 
 from ..asyndm_core.attention import Layer
-from ..asyndm_core.embedding import PixelTimesteps, gather
+from ..asyndm_core.embedding import BlockTimesteps, PixelTimesteps
 from ..asyndm_core.samplers import NoiseLaw
 
 
@@ -100,51 +100,68 @@ class MapSampling(nn.Module):
         return self._timesteps
 
 
+class ResidualBlocks(dict[nn.Module, list[ResBlock]]):
+    """The residual blocks of a UNet or a ControlNet that read the timestep, looked up once for each network in a run."""
+
+    def __missing__(self, network: nn.Module) -> list[ResBlock]:
+        found = [block for block in network.modules() if isinstance(block, ResBlock) and not block.skip_t_emb]
+        self[network] = found
+        return found
+
+
 @contextmanager
-def told(holder: Any, attribute: str, network: nn.Module, values: Tensor, index: Tensor) -> Iterator[None]:
+def told(
+    holder: Any, attribute: str, network: nn.Module, blocks: Sequence[ResBlock], latents: PixelTimesteps, index: Tensor
+) -> Iterator[None]:
     """While it lasts, a network knows the noise level of every pixel.
 
     holder.attribute: the ``model_sampling`` that prepares the network's input and timesteps. network: a UNet or a
-    ControlNet. values (n,): the distinct sigmas; index (B, H, W) long into them.
+    ControlNet, and its ``blocks``. latents: the distinct sigmas of the latents and their map; index (B, H, W): the map
+    of this call's batch, which has a row for every image of every cond, and is cropped where the cond has an area.
     """
     original = getattr(holder, attribute)
-    pixels = PixelTimesteps(original.timestep(values.clamp(min=original.sigmas[0])), index)
-    rows = pixels.values if network.num_classes is None else pixels.rows
+    values = latents.values
+    alike = latents.index.shape == (1, *index.shape[1:])
+    pixels = PixelTimesteps(original.timestep(values.clamp(min=original.sigmas[0])), index[:1] if alike else index)
+    rows = pixels.values if network.num_classes is None else pixels.rows(index.shape[0])
     setattr(holder, attribute, MapSampling(original, values[index], rows))
     try:
-        with pixel_timesteps(network, pixels):
+        with pixel_timesteps(network, blocks, pixels):
             yield
     finally:
         setattr(holder, attribute, original)
 
 
 @contextmanager
-def pixel_timesteps(unet: nn.Module, pixels: PixelTimesteps) -> Iterator[None]:
-    """While it lasts, the residual blocks of ``unet`` gather the embedded timesteps to their own pixels."""
-    count = pixels.values.shape[0]
+def pixel_timesteps(network: nn.Module, blocks: Sequence[ResBlock], pixels: PixelTimesteps) -> Iterator[None]:
+    """While it lasts, the residual ``blocks`` of ``network`` gather the embedded timesteps to their own pixels."""
+    count, timesteps = pixels.values.shape[0], BlockTimesteps(pixels)
 
     def per_timestep(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
         return output[:, None].expand(-1, count, -1).flatten(0, 1)
 
-    def in_block() -> tuple[Callable, Callable]:
+    def in_block() -> tuple[Callable, Callable, Callable]:
         size = [0, 0]
 
         def remember_size(module: nn.Module, inputs: tuple, output: Tensor) -> None:
             size[:] = output.shape[-2:]
 
-        def to_pixels(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-            return gather(output, pixels, *size)
+        def before(module: nn.Module, inputs: tuple) -> tuple:
+            return (timesteps.to_project(inputs[0], *size),)
 
-        return remember_size, to_pixels
+        def after(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+            return timesteps.to_pixels(output, *size)
+
+        return remember_size, before, after
 
     with ExitStack() as hooks:
-        if unet.num_classes is not None:
-            hooks.callback(unet.label_emb.register_forward_hook(per_timestep).remove)
-        for block in unet.modules():
-            if isinstance(block, ResBlock) and not block.skip_t_emb:
-                remember_size, to_pixels = in_block()
-                hooks.callback(block.in_layers[-1].register_forward_hook(remember_size).remove)
-                hooks.callback(block.emb_layers.register_forward_hook(to_pixels).remove)
+        if network.num_classes is not None:
+            hooks.callback(network.label_emb.register_forward_hook(per_timestep).remove)
+        for block in blocks:
+            remember_size, before, after = in_block()
+            hooks.callback(block.in_layers[-1].register_forward_hook(remember_size).remove)
+            hooks.callback(block.emb_layers.register_forward_pre_hook(before).remove)
+            hooks.callback(block.emb_layers.register_forward_hook(after).remove)
         yield
 
 
@@ -170,11 +187,11 @@ def reads_timestep(control: Any) -> bool:
 class MapControl:
     """A cond's chain of ControlNets for one run: the same, but told the map that came along with the cond.
 
-    levels: () -> the distinct sigmas (n,) that the map under ``key`` indexes now.
+    latents: () -> the distinct sigmas and their map that are in force now; the cond's own part of it lies under ``key``.
     """
 
-    def __init__(self, control: Any, key: str, levels: Callable[[], Tensor]) -> None:
-        self._control, self._key, self._levels = control, key, levels
+    def __init__(self, control: Any, key: str, latents: Callable[[], PixelTimesteps], blocks: ResidualBlocks) -> None:
+        self._control, self._key, self._latents, self._blocks = control, key, latents, blocks
 
     def __getattr__(self, name: str) -> Any:
         """Everything else is the original's."""
@@ -187,5 +204,6 @@ class MapControl:
             for control in control_chain(self._control):
                 if reads_timestep(control):
                     network = control.control_model
-                    stack.enter_context(told(control, "model_sampling_current", network, self._levels(), index))
+                    blocks = self._blocks[network]
+                    stack.enter_context(told(control, "model_sampling_current", network, blocks, self._latents(), index))
             return self._control.get_control(x_noisy, t, cond, *args, **kwargs)

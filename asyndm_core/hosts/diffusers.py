@@ -71,7 +71,7 @@ def pixel_timesteps(unet: UNet2DConditionModel, timesteps: PixelTimesteps) -> It
     adds_text = unet.config.addition_embed_type == "text_time"
 
     def embed(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        return module.forward(timesteps.rows if adds_text else timesteps.values).to(output.dtype)
+        return module.forward(timesteps.rows(images) if adds_text else timesteps.values).to(output.dtype)
 
     def per_timestep(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
         return output[:, None].expand(-1, count, -1).flatten(0, 1)

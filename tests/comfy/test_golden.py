@@ -34,7 +34,7 @@ from asyndm_pack.asyndm_core.embedding import grouped
 from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap
 from asyndm_pack.asyndm_core.run import Snapshot
 from asyndm_pack.nodes.comfy_host import ComfyHost
-from asyndm_pack.nodes.comfy_model import pixel_timesteps
+from asyndm_pack.nodes.comfy_model import ResidualBlocks, pixel_timesteps
 from asyndm_pack.nodes.comfy_run import Options, apply
 from asyndm_pack.nodes.conditioning import ANNOTATION, Annotation
 from comfy.k_diffusion import sampling as k_diffusion
@@ -205,8 +205,8 @@ def test_one_call(name: str, kind: str) -> None:
     timesteps = data[f"t_{kind}"].long()
     timesteps = timesteps.view(-1, 1, 1).expand(2, 32, 32) if kind == "scalar" else timesteps
     pixels = grouped(timesteps).of(timesteps.float())
-    with pixel_timesteps(unet, pixels):
-        out = unet(data["sample"], pixels.rows, context=context)
+    with pixel_timesteps(unet, ResidualBlocks()[unet], pixels):
+        out = unet(data["sample"], pixels.values, context=context)
     assert distance(out, data[f"out_{kind}"]) < FORWARD
 
 

@@ -13,7 +13,7 @@ from asyndm_pack.asyndm_core.embedding import grouped
 from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap, make_plan
 from asyndm_pack.asyndm_core.run import noise_table
 from asyndm_pack.asyndm_core.samplers import SAMPLERS
-from asyndm_pack.nodes.comfy_model import pixel_timesteps
+from asyndm_pack.nodes.comfy_model import ResidualBlocks, pixel_timesteps
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
 from comfy_extras.nodes_custom_sampler import (
@@ -229,8 +229,8 @@ def test_a_map_is_every_pixel_embedded(size: tuple[int, int]) -> None:
     timesteps = torch.randint(0, 1000, (2, *size), generator=generator)
     x, context = torch.randn(2, 4, *size, generator=generator), torch.randn(2, 77, CONTEXT, generator=generator)
     pixels = grouped(timesteps).of(timesteps.float())
-    with pixel_timesteps(unet, pixels):
-        ours = unet(x, pixels.rows, context=context)
+    with pixel_timesteps(unet, ResidualBlocks()[unet], pixels):
+        ours = unet(x, pixels.values, context=context)
 
     every = unet.time_embed(timestep_embedding(timesteps.flatten(), unet.model_channels))
     sizes = [size, *((-(-size[0] // s), -(-size[1] // s)) for s in (2, 4))]

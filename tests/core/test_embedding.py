@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from asyndm_core.embedding import PixelTimesteps, at_size, gather, grouped
+from asyndm_core.embedding import BlockTimesteps, PixelTimesteps, at_size, gather, grouped
 from asyndm_core.hosts.diffusers import pixel_timesteps
 
 ODD_SIZES = [(16, 16), (18, 22), (13, 17), (16, 9)]
@@ -117,7 +117,7 @@ def test_groups_are_the_distinct_values(batch: int, height: int, width: int, val
     found, (wanted, index) = groups.of(level), torch.unique(level, return_inverse=True)
     assert torch.equal(found.values, wanted) and torch.equal(found.index, index)
     assert groups.count == len(wanted) and groups.least == wanted[0]
-    assert torch.equal(found.rows, wanted.repeat(batch))
+    assert torch.equal(found.rows(batch), wanted.repeat(batch))
 
 
 @settings(max_examples=100, deadline=None)
@@ -141,6 +141,25 @@ def test_gather_picks_the_row_of_each_pixel(images: int) -> None:
     assert got.shape == (3, 4, 2, 7)
     for b, y, x in ((0, 0, 0), (1, 1, 6), (2, 0, 3)):
         assert torch.equal(got[b, :, y, x], embedded[(b * 5 if images > 1 else 0) + index[b, 2 * y, 2 * x]])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 3), st.booleans(), st.booleans(), st.sampled_from([1, 7, 300]), st.integers(0, 2**32))
+def test_gathered_before_or_after_the_projection(images: int, alike: bool, each: bool, count: int, seed: int) -> None:
+    """A block of 3 x 4 pixels projects so many rows at most, and adds what a gather of all projected rows gives."""
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.randint(count, (1 if alike else images, 6, 8), generator=generator)
+    pixels = PixelTimesteps(torch.arange(float(count)), index)
+    embedded = torch.randn(images * count if each else count, 5, generator=generator)
+    projection = torch.randn(5, 2, generator=generator)
+    block = BlockTimesteps(pixels)
+    rows = block.to_project(embedded, 3, 4)
+    assert len(rows) == min(len(embedded), (1 if alike and not each else images) * 12)
+    wanted = gather(embedded @ projection, pixels, 3, 4)
+    torch.testing.assert_close(block.to_pixels(rows @ projection, 3, 4), wanted)
+    assert torch.equal(
+        wanted.expand(images, -1, -1, -1)[-1, :, 2, 3], (embedded @ projection)[len(embedded) - count + index[-1, 4, 6]]
+    )
 
 
 @settings(max_examples=100, deadline=None)
