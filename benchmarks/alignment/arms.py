@@ -111,6 +111,10 @@ def sweeps() -> dict[str, list[Arm]]:
             asynchronous("soft, strength 0.7", soft, Reading(soft=True)),
             asynchronous("soft, strength 1", soft, Reading(soft=True), strength=1.0),
         ],
+        "automatic strength": [
+            asynchronous(f"automatic: {kind}", soft, Reading(automatic=kind), strength=1.0)
+            for kind in ("small", "sure", "neglected")
+        ],
         "order": [
             ordered(0.9, 0.3),
             ordered(0.3, 0.9),

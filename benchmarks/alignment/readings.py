@@ -31,6 +31,8 @@ class Reading:
     shares: attention of a target divided by that of all targets, or of all words of the prompt, at the same pixel.
     trusted: the steps [first, last) whose regions count; outside of them nobody lags any further.
     soft: strength in proportion to attention, from FAINT to FULL. Needs a timestep map with feathered regions.
+    automatic: a strength of its own for every region and step, by what is seen (see ``automatic_strength``). Needs a
+    timestep map with feathered regions.
     factor: the layers that are read, by how much smaller than the latents they are; None for the pack's choice.
     """
 
@@ -38,6 +40,7 @@ class Reading:
     shares: Literal["none", "targets", "prompt"] = "none"
     trusted: tuple[int, int] = (0, 1000)
     soft: bool = False
+    automatic: Literal["none", "small", "sure", "neglected"] = "none"
     factor: int | None = None
 
     def columns(self, model: DemoModel, scenes: Sequence[Scene], words: int) -> Tensor:
@@ -71,7 +74,28 @@ class Weigher:
         self._steps += 1
         if not reading.trusted[0] < self._steps <= reading.trusted[1]:
             return torch.zeros(len(plan.regions), *shape, device=device)
-        return soft_weights(plan, self._kept, shape) if reading.soft else weights(plan, self._kept, shape, device)
+        found = soft_weights(plan, self._kept, shape) if reading.soft else weights(plan, self._kept, shape, device)
+        return found if reading.automatic == "none" else found * automatic_strength(plan, self._kept, found, reading.automatic)
+
+
+def automatic_strength(plan: Plan, attention: Tensor, region_weights: Tensor, kind: str) -> Tensor:
+    """What every word region's strength is multiplied by, (R, B, 1, 1) in [0, 1].
+
+    attention: (B, words, h, w). region_weights: (R, B, H, W). small: the share of the picture that the region leaves free.
+    sure: how much more of the word's attention the region holds than an even spread would put there. neglected: the
+    smallest peak of attention among the words, divided by this word's: the word that is seen least keeps it all.
+    """
+    area = region_weights.mean(dim=(-2, -1), keepdim=True)
+    if kind == "small":
+        return 1 - area
+    words = [plan.words.index(region.word) for region in plan.regions if region.word is not None]
+    seen = attention[:, words].transpose(0, 1)
+    if kind == "sure":
+        seen = F.interpolate(seen, size=region_weights.shape[-2:], mode="bilinear")
+        held = (seen * region_weights).sum(dim=(-2, -1), keepdim=True) / seen.sum(dim=(-2, -1), keepdim=True)
+        return ((held - area) / (1 - area).clamp(min=1e-6)).clamp(0, 1)
+    peak = seen.amax(dim=(-2, -1), keepdim=True)
+    return peak.amin(dim=0) / peak
 
 
 def soft_weights(plan: Plan, attention: Tensor, shape: tuple[int, int, int]) -> Tensor:

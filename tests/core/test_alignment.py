@@ -12,7 +12,7 @@ from asyndm_core.regions import Regions, Target, TimestepMap, make_plan, weights
 from benchmarks.alignment.__main__ import chosen_arms
 from benchmarks.alignment.arms import ARMS, ASYNCHRONOUS, Arm
 from benchmarks.alignment.masks import figures
-from benchmarks.alignment.readings import Reading, Weigher
+from benchmarks.alignment.readings import Reading, Weigher, automatic_strength
 from benchmarks.alignment.report import compare, count_all
 from benchmarks.alignment.sampling import latents_of, plan_of
 from benchmarks.alignment.scenes import batches, choose_scenes, drawn_regions, seen_regions
@@ -122,6 +122,20 @@ def test_a_window_trusts_only_its_steps_and_soft_regions_are_proportional() -> N
     ramp = torch.linspace(0, 2, 16).view(1, 1, 4, 4).expand(2, 2, 4, 4)  # mean 1
     soft = Weigher(Reading(soft=True))(PLAN, ramp, SHAPE, CPU)
     assert (soft - ((ramp.movedim(1, 0) - 0.5) / 1.5).clamp(0, 1)).abs().max() < 1e-6
+
+
+def test_automatic_strengths_are_their_closed_forms() -> None:
+    """A region of a quarter of the picture that holds a half of its word's attention; another word, seen half as much."""
+    region = torch.zeros(2, 1, 4, 4)
+    region[..., :2, :2] = 1
+    spot = torch.where(region[0, 0] > 0, 3.0, 1.0)
+    seen = torch.stack([spot, spot / 2])[None]
+    values = [automatic_strength(PLAN, seen, region, kind).flatten() for kind in ("small", "sure", "neglected")]
+    expected = torch.tensor([[0.75, 0.75], [1 / 3, 1 / 3], [0.5, 1.0]])
+    assert (torch.stack(values) - expected).abs().max() < 1e-6
+    scaled = Weigher(Reading(automatic="neglected"))(PLAN, seen.repeat(2, 1, 1, 1), SHAPE, CPU)
+    plain = weights(PLAN, seen.repeat(2, 1, 1, 1), SHAPE, CPU)
+    assert torch.equal(scaled, plain * expected[2].view(2, 1, 1, 1))
 
 
 def test_seen_regions_need_the_pictures_that_they_are_seen_in() -> None:
