@@ -60,7 +60,7 @@ def table(results: dict[str, Any]) -> str:
             "", "Whole runs of the demo model, 20 steps, words, live view on, against stock:", "",
             "| pixels | time | wall | stock, s |", "|---|---|---|---|",
             *(f"| {run['pixels']} | {run['cpu']:.3f} | {run['wall']:.3f} | {run['stock_wall']:.2f} |" for run in whole["runs"]),
-            "", f"Import of the pack in a ComfyUI that is up: {whole['import_seconds']:.3f} s. "
+            "", f"Import of the pack in a ComfyUI that is up: {whole['import_seconds']:.3f} s of CPU time. "
             f"Our nodes of a graph beyond sampling and encoding: {1000 * whole['nodes_seconds']:.1f} ms a run.",
         ]  # fmt: skip
     return "\n".join(lines) + "\n"
