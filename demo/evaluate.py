@@ -11,11 +11,13 @@ import argparse
 import sys
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .config import WEIGHTS
 from .model import DemoModel, load, sample
 from .scorer import Score, score
 from .world import Scene, draw, sample_scene
@@ -41,17 +43,17 @@ def to_pixels(images: Tensor) -> np.ndarray:
     return (images * 255).round().byte().movedim(1, -1).numpy()
 
 
-def score_drawings(scenes: list[Scene]) -> list[Score]:
-    """Scores of the true drawings."""
-    return [score(draw(scene, np.random.default_rng(n)), scene.claims()) for n, scene in enumerate(scenes)]
+def score_drawings(scenes: list[Scene], busy: bool = False) -> list[Score]:
+    """Scores of the true drawings, in busy places or plain."""
+    return [score(draw(scene, np.random.default_rng(n), busy), scene.claims()) for n, scene in enumerate(scenes)]
 
 
 @torch.no_grad()
-def score_reconstructions(scenes: list[Scene], model: DemoModel) -> list[Score]:
-    """Scores of the drawings after the autoencoder."""
+def score_reconstructions(scenes: list[Scene], model: DemoModel, busy: bool = False) -> list[Score]:
+    """Scores of the drawings, in busy places or plain, after the autoencoder."""
     scores = []
     for n, scene in enumerate(scenes):
-        drawing = torch.from_numpy(draw(scene, np.random.default_rng(n)).copy()).movedim(-1, 0)[None] / 127.5 - 1
+        drawing = torch.from_numpy(draw(scene, np.random.default_rng(n), busy).copy()).movedim(-1, 0)[None] / 127.5 - 1
         picture = (model.vae.decode(model.vae.encode(drawing)) / 2 + 0.5).clamp(0, 1)
         scores.append(score(to_pixels(picture)[0], scene.claims()))
     return scores
@@ -83,12 +85,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cfg", type=float, default=4.5)
     parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--busy", action="store_true", help="true drawings of busy places")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="of the demo model; others than those that ship")
     options = parser.parse_args()
-    model = load()
+    model = load(options.weights)
     scenes = held_out_scenes(max(options.scenes, options.pictures), options.seed)
     if options.scenes:
-        _report("scorer on true drawings", score_drawings(scenes[: options.scenes]))
-        _report("scorer on reconstructions", score_reconstructions(scenes[: options.scenes], model))
+        _report("scorer on true drawings", score_drawings(scenes[: options.scenes], options.busy))
+        _report("scorer on reconstructions", score_reconstructions(scenes[: options.scenes], model, options.busy))
     start = time.time()
     chosen = scenes[: options.pictures]
     scores = score_samples(chosen, model, options.steps, options.cfg)

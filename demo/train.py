@@ -2,6 +2,7 @@
 
 Everything is kept in one working folder (--folder); `export` writes the shipped files into demo/weights.
 The UNet trains fastest with one process per core: torchrun --nproc-per-node 2 -m demo.train unet ...
+A trained model goes on in another world with `--from WEIGHTS` (latents, unet), such as that of `data --busy`.
 """
 
 from __future__ import annotations
@@ -22,30 +23,30 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .config import TOKENIZER, TRAIN_STEPS, WEIGHTS
-from .model import DemoModel, alphas_cumprod, build, build_tokenizer_files, tokenize
+from .model import DemoModel, alphas_cumprod, build, build_tokenizer_files, load, tokenize
 from .vae import DemoVAE
 from .world import SIZE, draw, sample_scene
 
 log = logging.getLogger("demo.train")
 
 
-def _draw_block(task: tuple[str, int, int, int]) -> list[str]:
-    path, total, start, stop = task
+def _draw_block(task: tuple[str, int, int, int, bool]) -> list[str]:
+    path, total, start, stop, busy = task
     images = np.memmap(path, np.uint8, "r+", shape=(total, SIZE, SIZE, 3))
     rng = np.random.default_rng([2510, start])
     prompts = []
     for n in range(start, stop):
         scene = sample_scene(rng)
-        images[n] = draw(scene, rng)
+        images[n] = draw(scene, rng, busy)
         prompts.append(scene.prompt())
     return prompts
 
 
-def make_data(folder: Path, count: int, workers: int) -> None:
-    """Draws `count` training scenes: images.bin, uint8 (count, 128, 128, 3), and prompts.json."""
+def make_data(folder: Path, count: int, workers: int, busy: bool = False) -> None:
+    """Draws `count` training scenes, in busy places or plain: images.bin, uint8 (count, 128, 128, 3), and prompts.json."""
     path = folder / "images.bin"
     np.memmap(path, np.uint8, "w+", shape=(count, SIZE, SIZE, 3)).flush()
-    tasks = [(str(path), count, start, min(start + 1000, count)) for start in range(0, count, 1000)]
+    tasks = [(str(path), count, start, min(start + 1000, count), busy) for start in range(0, count, 1000)]
     with Pool(workers) as pool:
         prompts = [prompt for block in pool.imap(_draw_block, tasks) for prompt in block]
     (folder / "prompts.json").write_text(json.dumps(prompts))
@@ -102,17 +103,22 @@ def train_vae(folder: Path, minutes: float, batch: int = 20, side: int = 72) -> 
 
 
 @torch.no_grad()
-def make_latents(folder: Path) -> None:
-    """Encodes every scene: latents.npy, float16 (count, 12, 16, 16), and sets the autoencoder's mean and spread."""
+def make_latents(folder: Path, origin: Path | None = None) -> None:
+    """Encodes every scene: latents.npy, float16 (count, 12, 16, 16), and sets the autoencoder's mean and spread.
+
+    origin: weights whose autoencoder is used as it is, with the mean and spread that its UNet knows; else vae.pt's.
+    """
     images = load_images(folder)
-    vae = DemoVAE()
-    vae.load_state_dict(torch.load(folder / "vae.pt"))
-    vae.mean.zero_()
-    vae.spread.fill_(1)
+    vae = load(origin).vae if origin else DemoVAE()
+    if not origin:
+        vae.load_state_dict(torch.load(folder / "vae.pt"))
+        vae.mean.zero_()
+        vae.spread.fill_(1)
     raw = torch.cat([vae.encode(to_signal(images[n : n + 250])) for n in range(0, len(images), 250)])
-    vae.mean.copy_(raw.mean((0, 2, 3)))
-    vae.spread.copy_(raw.std((0, 2, 3)))
-    raw = (raw - vae.mean[:, None, None]) / vae.spread[:, None, None]
+    if not origin:
+        vae.mean.copy_(raw.mean((0, 2, 3)))
+        vae.spread.copy_(raw.std((0, 2, 3)))
+        raw = (raw - vae.mean[:, None, None]) / vae.spread[:, None, None]
     np.save(folder / "latents.npy", raw.half().numpy())
     torch.save(vae.state_dict(), folder / "vae.pt")
     (folder / "decoder.pt").unlink(missing_ok=True)
@@ -246,9 +252,12 @@ def _timesteps(batch: int) -> Tensor:
 
 
 def train_unet(
-    folder: Path, minutes: float, batch: int, lr: float, muon: bool, max_steps: int = 10**9, checkpoints: int = 0
-) -> None:
+    folder: Path, minutes: float, batch: int, lr: float, muon: bool, max_steps: int = 10**9, checkpoints: int = 0,
+    origin: Path | None = None,
+) -> None:  # fmt: skip
     """Trains UNet and text encoder together by v-prediction; goes on from unet.pt where there is one.
+
+    origin: weights to begin with where there is none; fresh ones without it.
 
     The learning rate falls along a cosine to zero at the end of the time given, over all runs. `batch` is of each
     process where several train together. `checkpoints`: how many, evenly spread over the time, to keep in the folder, in the
@@ -260,12 +269,12 @@ def train_unet(
         dist.init_process_group("gloo")
         first = dist.get_rank() == 0
     build_tokenizer_files(TOKENIZER)
-    model = build()
+    model = load(origin) if origin else build()
     latents = torch.from_numpy(np.load(folder / "latents.npy"))
     prompts = json.loads((folder / "prompts.json").read_text())
     tokens = tokenize(model.tokenizer, prompts).to(torch.int16)
     empty = tokenize(model.tokenizer, [""])[0]
-    module = Trained(model).train()
+    module = Trained(model).requires_grad_(True).train()
     average = Average(module)
     optimizers = _optimizers(module, muon)
     step, spent, path = 0, 0.0, folder / "unet.pt"
@@ -370,17 +379,19 @@ def main() -> None:
     parser.add_argument("--last", action="store_true", help="export the last weights, not their average")
     parser.add_argument("--checkpoints", type=int, default=0, help="how many to keep on the way")
     parser.add_argument("--max-steps", type=int, default=10**9)
+    parser.add_argument("--busy", action="store_true", help="data of busy places")
+    parser.add_argument("--from", dest="origin", type=Path, help="weights to go on from, for latents and unet")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.stage == "data":
-        make_data(options.folder, options.count, options.workers)
+        make_data(options.folder, options.count, options.workers, options.busy)
     elif options.stage == "vae":
         train_vae(options.folder, options.minutes)
     elif options.stage == "latents":
-        make_latents(options.folder)
+        make_latents(options.folder, options.origin)
     elif options.stage == "unet":
         train_unet(options.folder, options.minutes, options.batch, options.lr, not options.adam,
-                   options.max_steps, options.checkpoints)  # fmt: skip
+                   options.max_steps, options.checkpoints, options.origin)  # fmt: skip
     elif options.stage == "decoder":
         train_decoder(options.folder, options.minutes)
     else:

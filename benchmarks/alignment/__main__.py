@@ -3,7 +3,7 @@
     python -m benchmarks.alignment                       # the table: 512 prompts, about 40 minutes on two cores
     python -m benchmarks.alignment --kind hard --prompts 256 --seed 77 --first-seed 50000 --sweeps
     python -m benchmarks.alignment --kind places --arms synchronous asynchronous concave
-    python -m benchmarks.alignment --weights FILE --arms synchronous asynchronous concave
+    python -m benchmarks.alignment --weights FILE --arms synchronous asynchronous concave      # --busy, if it is of busy places
 
 Prompts of combinations that the demo model never saw, the same seed for every arm, judged by the demo world's scorer.
 Pictures are kept in OUT/pictures, so that a second call only scores them. Several calls with other --arms may fill the
@@ -102,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=31, help="of the choice of prompts")
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help="of the noise; every prompt has the next one")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="of the demo model; others than those that ship")
+    parser.add_argument("--busy", action="store_true", help="of busy places are the true drawings that the scorer is tried on")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=RESULTS)
     flags = parser.parse_args(arguments)
@@ -113,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
     model, scenes = load(flags.weights), choose_scenes(flags.prompts, flags.seed, flags.kind)
-    accuracy = share(result.whole_prompt for result in score_drawings(scenes))
+    accuracy = share(result.whole_prompt for result in score_drawings(scenes, flags.busy))
     said = [f"Scorer on the true drawings of these {len(scenes)} prompts: {100 * accuracy[0]:.1f} ± {100 * accuracy[1]:.1f} %."]
     if any(arm.peer for arm in arms):
         if real_comfyui.found():
