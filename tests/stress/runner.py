@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import psutil
 
 from tests.comfy.comfy_process import Server, start
 
@@ -47,7 +46,7 @@ class Report:
     finds: list[str] = field(default_factory=list)
     checks: int = 0
     stock: int = 0
-    memory: list[tuple[int, float]] = field(default_factory=list)
+    memory: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     alive: list[dict[str, int]] = field(default_factory=list)
     left: list[dict[str, Any]] = field(default_factory=list)
     frames: int = 0
@@ -56,13 +55,14 @@ class Report:
     def __str__(self) -> str:
         endings = ", ".join(f"{how} {count}" for how, count in sorted(self.endings.items()))
         refusals = ", ".join(f"{kind} {count}" for kind, count in self.refusals.most_common())
-        memory = ", ".join(f"{size:.0f} MiB after {number}" for number, size in self.memory)
+        memory = [_memory(number, held) for number, held in self.memory]
         lines = [
             f"{sum(self.endings.values())} graphs in {self.seconds:.0f} s: {endings}",
             f"refused by kind: {refusals}",
             f"the same as with stock ComfyUI, bit for bit, where nothing may lag: {self.stock}",
             f"fixed prompt after them, unchanged bit for bit: {self.checks} times",
-            f"memory of the server: {memory}",
+            "memory of the server (Python's objects without the keys that ComfyUI's cache of results remembers):",
+            *memory,
             f"left on the models at the end: {self.left[-1] if self.left else '-'}",
             f"runs alive, at start and end: {self.alive[:1]} {self.alive[-1:]}",
             f"live frames that arrived: {self.frames}",
@@ -179,9 +179,12 @@ class Runner:
             maker.add("Stress_State", model=model, after=sampled, count=count and model is not demo)
         return maker.graph.prompt
 
-    def check(self, what: str, count: bool = False) -> None:
-        """Run the fixed prompt; a find if anything differs from the first time, or if it was not executed."""
-        prompt = self.fixed(count)
+    def check(self, what: str, number: int | None = None) -> None:
+        """Run the fixed prompt; a find if anything differs from the first time, or if it was not executed.
+
+        number: after so many graphs, to note what is in memory then; None: it is not looked at.
+        """
+        prompt = self.fixed(number is not None)
         ending = self.run(prompt, listened=False)
         if ending.how != "picture":
             self.report.finds.append(f"{what}: the fixed prompt after it: {ending}")
@@ -190,16 +193,13 @@ class Runner:
         assert not samplers & ending.cached, "the fixed prompt was not sampled again"
         told = {node: dict(values) for node, values in ending.told.items()}
         self.report.alive += [values.pop("alive") for values in told.values() if "alive" in values]
+        self.report.memory += [(number, values.pop("held")) for values in told.values() if "held" in values]
         self.report.left.append({name: values["model"] for name, values in told.items() if "model" in values})
         self.first = self.first or told
         self.report.checks += 1
         changed = {node: (self.first.get(node), values) for node, values in told.items() if values != self.first.get(node)}
         if changed or len(told) != len(self.first):
             self.report.finds.append(f"{what}: the fixed prompt gives something else after it: {changed}")
-
-    def memory(self, number: int) -> None:
-        """Note the server's resident memory."""
-        self.report.memory.append((number, psutil.Process(self.server.pid).memory_info().rss / 2**20))
 
     # --- random graphs
 
@@ -209,8 +209,7 @@ class Runner:
         began = time.monotonic()
         with Audience(self.server.url) as audience:
             for n in range(3):
-                self.check(f"warming up {n}", count=n == 2)
-            self.memory(0)
+                self.check(f"warming up {n}", number=0 if n == 2 else None)
             queued: list[tuple[int, Graph, str | Ending]] = []
             for count, number in enumerate([*numbers, *[None] * 2]):
                 if number is not None:
@@ -219,12 +218,10 @@ class Runner:
                 if len(queued) > 2 or (number is None and queued):
                     self._judge(seed, *queued.pop(0))
                 if number is not None and (count + 1) % 100 == 0:
-                    self.check(f"graph {number}", count=True)
-                    self.memory(count + 1)
-                    print(f"{count + 1} graphs, {time.monotonic() - began:.0f} s, {self.report.memory[-1][1]:.0f} MiB, "
+                    self.check(f"graph {number}", count + 1)
+                    print(f"{time.monotonic() - began:.0f} s, {_memory(*self.report.memory[-1])}, "
                           f"{dict(self.report.endings)}, finds: {len(self.report.finds)}", flush=True)  # fmt: skip
-            self.check("the last graph", count=True)
-            self.memory(len(numbers))
+            self.check("the last graph", len(numbers))
             self.report.frames = audience.frames
         self.report.seconds = time.monotonic() - began
         return self.report
@@ -270,6 +267,10 @@ class Runner:
         self.report.stock += 1
         same = ours["latent"] == stock["latent"]
         return None if same else f"nothing may lag, and it is not the stock picture: {ours} {stock}"
+
+
+def _memory(number: int, held: dict[str, float]) -> str:
+    return f"after {number} graphs: " + ", ".join(f"{what} {value:,}" for what, value in held.items())
 
 
 def _told(ending: Ending) -> dict[str, Any] | None:

@@ -5,9 +5,11 @@ Never part of an installation: ``tests/stress`` puts it beside the pack in the f
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import hashlib
 import math
+import sys
 import urllib.request
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -18,6 +20,7 @@ import comfy.model_patcher
 import comfy.ops
 import comfy.patcher_extension
 import comfy.supported_models_base
+import psutil
 import torch
 from torch import Tensor
 
@@ -336,6 +339,47 @@ def alive() -> dict[str, int]:
     return counts
 
 
+def _keys(things: list[Any]) -> set[int]:
+    """The ids of what the keys of ComfyUI's cache of results are made of.
+
+    Since it goes by the pressure on memory, it remembers the key of every node that it was ever asked for in vain: the
+    node and all that it was made of.
+    """
+    caches = [thing for thing in things if type(thing).__name__ == "RAMPressureCache"]
+    found: set[int] = set()
+    open_ends = [key for cache in caches for keys in (cache.timestamps, cache.used_generation) for key in keys]
+    while open_ends:
+        thing = open_ends.pop()
+        if isinstance(thing, (tuple, frozenset)) and id(thing) not in found:
+            found.add(id(thing))
+            open_ends += gc.get_referents(thing)
+    return found
+
+
+def held() -> dict[str, float]:
+    """What makes the process as large as it is: MiB resident, before and after malloc gave back what is free; live tensors
+    and their MiB; Python's containers (those made since the start), and in how many the keys of ComfyUI's cache are.
+    """
+    gc.collect()
+    things = gc.get_objects()
+    storages = [thing.untyped_storage() for thing in things if isinstance(thing, Tensor) and thing.layout is torch.strided]
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
+    keys = _keys(things)
+    of_keys = sum(id(thing) in keys for thing in things)
+    process = psutil.Process()
+    resident = process.memory_info().rss
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+    return {
+        "MiB": round(resident / 2**20),
+        "MiB trimmed": round(process.memory_info().rss / 2**20),
+        "tensors": len(sizes),
+        "tensors MiB": round(sum(sizes.values()) / 2**20, 1),
+        "objects": len(things) - of_keys,
+        "cache keys": of_keys,
+    }
+
+
 class State:
     """Tells the state of a MODEL after something was made with it; ``count`` also what is still in memory."""
 
@@ -351,7 +395,7 @@ class State:
         }
 
     def tell(self, model: Any, after: dict, count: bool) -> dict:
-        told = {"model": state_of(model), **({"alive": alive()} if count else {})}
+        told = {"model": state_of(model), **({"alive": alive(), "held": held()} if count else {})}
         return {"ui": {"stress": [told]}, "result": ()}
 
 
