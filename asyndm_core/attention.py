@@ -136,6 +136,12 @@ class AttentionSum:
         self._sum = seen if self._sum is None else self._sum + seen
         self._count = count if self._count is None else self._count + count
 
+    def merge(self, other: AttentionSum, device: torch.device) -> None:
+        """Add all that another sum has seen, brought to ``device``."""
+        if other._sum is not None and other._count is not None:
+            count = other._count.to(device) if isinstance(other._count, Tensor) else other._count
+            self.add(other._sum.to(device), count)
+
     def mean(self) -> Tensor | None:
         """(B, words, h, w), or None if nothing was seen."""
         if self._sum is None or self._count is None:

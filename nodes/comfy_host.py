@@ -62,9 +62,9 @@ class ComfyHost:
         self.law = noise_law(self.sampling)
         self.seed = extra_args.get("seed")
         self.words = tuple(words)
-        self.layers = self._layers_to_read() if words else []
+        self.layers = self._layers_to_read(extra_args["model_options"]) if words else {}
         self.model_options = self._with_wrappers(extra_args["model_options"], needs_uncond)
-        self._latent_size = latent.shape[-2:]
+        self._latent_size, self._device = latent.shape[-2:], latent.device
         self._pixels: PixelTimesteps | None = None
         self._watching = False
         self._every_prediction = False
@@ -72,7 +72,7 @@ class ComfyHost:
         self._watched: dict[tuple[Any, int], _Watched] = {}
         self._found: dict[tuple[Any, ...], _Words] = {}
         self._done: set[tuple[Any, int]] = set()
-        self._seen = AttentionSum()
+        self._seen = self._nothing_seen()
         self._uncond: Tensor | None = None
         self._controls: dict[Any, MapControl] = {}
         self._blocks = ResidualBlocks()
@@ -95,7 +95,7 @@ class ComfyHost:
 
         Where it is another value everywhere, ComfyUI's ranges and hooks still go by ``reference``, as for any map.
         """
-        self._watching, self._seen, self._done = watch, AttentionSum(), set()
+        self._watching, self._seen, self._done = watch, self._nothing_seen(), set()
         groups = groups or grouped(sigma[:, 0])
         uniform = groups.count == 1 and (reference is None or groups.least == float(reference.to(x.dtype)))
         self._pixels = None if uniform else groups.of(sigma[:, 0])
@@ -132,7 +132,10 @@ class ComfyHost:
 
     def attention(self) -> Tensor | None:
         """See ``run.Host``."""
-        return self._seen.mean()
+        whole = AttentionSum()
+        for seen in self._seen.values():
+            whole.merge(seen, self._device)
+        return whole.mean()
 
     def noised(self, noise: Tensor, latent: Tensor, sigma: Tensor, max_denoise: bool = False) -> Tensor:
         """``latent`` with ``noise`` at the map ``sigma`` (B, 1, H, W), by the model's own noise_scaling."""
@@ -146,9 +149,18 @@ class ComfyHost:
         """
         self._watching, self._every_prediction = True, True
 
-    def _layers_to_read(self) -> list[Layer]:
-        layers = cross_attention_layers(self.unet)
-        return layers[choose_factor(list(layers))]
+    def _layers_to_read(self, model_options: dict) -> dict[nn.Module, list[Layer]]:
+        """The layers whose attention is read: of the model, and of its copies on other GPUs (MultiGPU CFG Split)."""
+        copies = model_options.get("multigpu_clones", {}).values()
+        chosen = {}
+        for model in (self.model, *(copy.model for copy in copies)):
+            layers = cross_attention_layers(model.diffusion_model)
+            chosen[model] = layers[choose_factor(list(layers))]
+        return chosen
+
+    def _nothing_seen(self) -> dict[nn.Module, AttentionSum]:
+        """A sum for each copy of the model: ComfyUI calls each in a thread of its own."""
+        return {model: AttentionSum() for model in self.layers}
 
     def _with_wrappers(self, model_options: dict, needs_uncond: bool) -> dict:
         """ComfyUI's options for this run: a copy with our wrappers beside everyone else's."""
@@ -172,7 +184,7 @@ class ComfyHost:
         """Send the map along with every cond, and note which conds are to be watched in this call."""
         if self._watching:
             if self._every_prediction and x is not self._input:  # one prediction may call this more than once
-                self._input, self._seen, self._done = x, AttentionSum(), set()
+                self._input, self._seen, self._done = x, self._nothing_seen(), set()
             self._watched = self._conds_to_watch(conds)
         if self._pixels is not None:
             index = self._pixels.index[:, None]
@@ -240,12 +252,12 @@ class ComfyHost:
                 unet = model.diffusion_model
                 blocks = self._blocks[unet]
                 stack.enter_context(told(model, "model_sampling", unet, blocks, self._pixels, index[:, 0]))
-            if any(chunk in self._watched for chunk in chunks):
-                stack.enter_context(watching(self.layers, self._reader(chunks, x)))
+            if model in self.layers and any(chunk in self._watched for chunk in chunks):
+                stack.enter_context(watching(self.layers[model], self._reader(chunks, x, self._seen[model])))
             return executor(x, t, *args, **kwargs)
 
-    def _reader(self, chunks: list[tuple[Any, int]], x: Tensor) -> Callable:
-        """Reads one layer's attention for every watched chunk of the batch (a chunk is one cond for all images).
+    def _reader(self, chunks: list[tuple[Any, int]], x: Tensor, seen: AttentionSum) -> Callable:
+        """Adds one layer's attention of every watched chunk of the batch to ``seen`` (a chunk is one cond for all images).
 
         It holds no uuid: those are new in every run, and torch.compile would compile the model anew for each.
         """
@@ -255,20 +267,20 @@ class ComfyHost:
 
         def read(query: Tensor, key: Tensor, heads: int, height: int, width: int) -> None:
             for rows, watched in read_from:
-                columns = fit_columns(watched.words.columns, key.shape[1])
-                seen = probabilities(query[rows], key[rows], heads, columns).unflatten(-1, (height, width))
-                self._add(seen, watched, x.shape[-2])
+                columns = fit_columns(watched.words.columns.to(query.device), key.shape[1])
+                shares = probabilities(query[rows], key[rows], heads, columns).unflatten(-1, (height, width))
+                seen.add(*self._in_picture(shares, watched, x.shape[-2]))
 
         return read
 
-    def _add(self, seen: Tensor, watched: _Watched, input_height: int) -> None:
-        count, area = watched.words.present, watched.area
+    def _in_picture(self, shares: Tensor, watched: _Watched, input_height: int) -> tuple[Tensor, Tensor]:
+        """What a cond's layer saw, at its place in the whole picture, and where it was in force (``AttentionSum.add``)."""
+        count, area = watched.words.present.to(shares.device), watched.area
         if area is None:
-            self._seen.add(seen, count)
-            return
-        factor = round(input_height / seen.shape[-2])
+            return shares, count
+        factor = round(input_height / shares.shape[-2])
         height, width = (-(-side // factor) for side in self._latent_size)
         top, left = area[-2] // factor, area[-1] // factor
-        seen = seen[..., : height - top, : width - left]
-        pad = (left, width - left - seen.shape[-1], top, height - top - seen.shape[-2])
-        self._seen.add(nn.functional.pad(seen, pad), nn.functional.pad(count.expand_as(seen), pad))
+        shares = shares[..., : height - top, : width - left]
+        pad = (left, width - left - shares.shape[-1], top, height - top - shares.shape[-2])
+        return nn.functional.pad(shares, pad), nn.functional.pad(count.expand_as(shares), pad)

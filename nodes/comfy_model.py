@@ -117,10 +117,11 @@ def told(
 
     holder.attribute: the ``model_sampling`` that prepares the network's input and timesteps. network: a UNet or a
     ControlNet, and its ``blocks``. latents: the distinct sigmas of the latents and their map; index (B, H, W): the map
-    of this call's batch, which has a row for every image of every cond, and is cropped where the cond has an area.
+    of this call's batch, which has a row for every image of every cond, and is cropped where the cond has an area; it is
+    on the network's device.
     """
     original = getattr(holder, attribute)
-    values = latents.values
+    values = latents.values.to(index.device)
     alike = latents.index.shape == (1, *index.shape[1:])
     pixels = PixelTimesteps(original.timestep(values.clamp(min=original.sigmas[0])), index[:1] if alike else index)
     rows = pixels.values if network.num_classes is None else pixels.rows(index.shape[0])
@@ -196,6 +197,10 @@ class MapControl:
     def __getattr__(self, name: str) -> Any:
         """Everything else is the original's."""
         return getattr(self._control, name)
+
+    def get_instance_for_device(self, device: Any) -> MapControl:
+        """The original's copy on another GPU, told the map as well."""
+        return MapControl(self._control.get_instance_for_device(device), self._key, self._latents, self._blocks)
 
     def get_control(self, x_noisy: Tensor, t: Tensor, cond: dict, *args: Any, **kwargs: Any) -> Any:
         """The original's hint for the cond's latents, each pixel at its own noise level."""

@@ -320,6 +320,12 @@ ELSEWHERE = (
         "test_machines",
     ),
     (
+        "Several GPUs (MultiGPU CFG Split)",
+        "yes, roughly",
+        "not run on two: ComfyUI's own split on two copies of the model on one CPU, with words, painted masks and ControlNets",
+        "test_several_gpus",
+    ),
+    (
         "Apple GPUs (MPS)",
         "yes, roughly",
         "not run on one: no float64 and only operators that PyTorch has there, checked in every sampler",

@@ -154,3 +154,7 @@ def test_attention_sum() -> None:
     masked.add(torch.full((1, 2, 1, 1), 4.0), torch.tensor([1.0, 0.0]).view(1, 2, 1, 1))
     masked.add(torch.tensor([2.0, 0.0]).view(1, 2, 1, 1), torch.tensor([1.0, 0.0]).view(1, 2, 1, 1))
     assert masked.mean().flatten().tolist() == [3.0, 4.0]
+    whole = AttentionSum()
+    for part in (masked, AttentionSum(), masked, total):
+        whole.merge(part, torch.device("cpu"))
+    assert whole.mean().flatten().tolist() == pytest.approx([16 / 6, 6.0])
