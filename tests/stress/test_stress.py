@@ -18,6 +18,8 @@ def test_random_graphs(runner: Runner) -> None:
     assert report.endings["picture"] > GRAPHS / 3 and report.endings["refused"] > 0 and report.stock > 0
     assert report.endings["out of memory"] > 0 and report.endings["cancelled"] > 0 and report.frames > 0
     assert report.alive[-1] == report.alive[0]
+    (_, first), *_, (_, last) = report.memory
+    assert abs(last["tensors MiB"] - first["tensors MiB"]) < 3, report.memory
 
 
 def test_hostile_input(runner: Runner) -> None:
