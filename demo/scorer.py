@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from scipy import ndimage
 
-from .world import COLOURS, KINDS, PLACES, SHAPES, SIZE, Claims, Thing, draw_place, draw_thing
+from .places import draw_place
+from .world import COLOURS, KINDS, PLACES, SHAPES, SIZE, Claims, Thing, draw_thing
 
 GRID = 32
 SMALLEST = 90

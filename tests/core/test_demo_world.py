@@ -106,10 +106,10 @@ def test_busy_places_hold_more_and_nothing_that_the_scorer_sees() -> None:
 
 
 def test_things_in_busy_places_leave_their_mark() -> None:
-    """Under a thing on the ground it is darker than without it, around one in the air lighter; both lean to its colour."""
-    for y, sign in ((88, -1), (32, 1)):
+    """On the ground under a thing it is darker than without it, in the night sky around one lighter; in its colour."""
+    for place, y, sign in (("meadow", 88, -1), ("night", 32, 1)):
         red, blue, empty = (
-            draw(Scene("meadow", groups, (), ()), np.random.default_rng(3), True).astype(float)
+            draw(Scene(place, groups, (), ()), np.random.default_rng(3), True).astype(float)
             for groups in (*(((Group("ball", c, (Thing(64, y, 40, 40, False),)),)) for c in ("red", "blue")), ())
         )  # fmt: skip
         mark = (slice(y + 22, y + 25), slice(56, 72))
