@@ -257,9 +257,9 @@ def train_unet(
 ) -> None:  # fmt: skip
     """Trains UNet and text encoder together by v-prediction; goes on from unet.pt where there is one.
 
-    origin: weights to begin with where there is none; fresh ones without it. The learning rate falls along a cosine to zero at the end of the time given, over all runs. `batch` is of each
-    process where several train together. `checkpoints`: how many, evenly spread over the time, to keep in the folder, in the
-    form that ships.
+    origin: weights to begin with where there is none; fresh ones without it. The learning rate falls along a cosine to
+    zero at the end of the time given, over all runs. `batch` is of each process where several train together.
+    `checkpoints`: how many, evenly spread over the time, to keep in the folder, in the form that ships.
     """
     torch.manual_seed(0)
     first = True
