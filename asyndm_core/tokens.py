@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from .regions import Target, check_strength
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)"  # with one way to read it: two would take time to the square of its length
 _WEIGHT = re.compile(rf":\s*{_NUMBER}\s*(?=\))")
 _STRENGTH = re.compile(rf"^(?P<text>.*\S)\s*:\s*(?P<strength>{_NUMBER}|[-+]?(?:nan|inf))$", re.DOTALL | re.IGNORECASE)
-_WORD = re.compile(r"embedding:[^\s,()]+|[^\W_]+(?:['’-]{1,2}[^\W_]+)*|[.,;:!?|/]")
+_WORD = re.compile(r"embedding:[^\s,()]+|[^\W_]+(?:['’-]{1,2}[^\W_]+)*|[^\w\s]|_")
 
 FUNCTION_WORDS = frozenset(
     "a an the this that these those some any each every no and or but nor so as of to in on at by for from with without "
@@ -108,25 +109,35 @@ def plain_text(prompt: str) -> str:
     return bare.replace("(", "").replace(")", "").replace("\0", "(").replace("\1", ")")
 
 
+def _pieces(prompt: str) -> list[str]:
+    """The words and the punctuation of a prompt without weights; marks upon letters are neither."""
+    found = _WORD.findall(plain_text(prompt))
+    return [piece for piece in found if len(piece) > 1 or not unicodedata.category(piece).startswith("M")]
+
+
+def _is_word(piece: str) -> bool:
+    return len(piece) > 1 or piece.isalnum()
+
+
 def prompt_words(prompt: str) -> list[str]:
     """The words of a prompt, each once, in order, without weights and punctuation."""
-    words = (w for w in _WORD.findall(plain_text(prompt)) if len(w) > 1 or w.isalnum())
-    return list(dict.fromkeys(words))
+    return list(dict.fromkeys(filter(_is_word, _pieces(prompt))))
 
 
 def content_phrases(prompt: str) -> list[str]:
     """The phrases that carry the content of a prompt: runs of words between function words and punctuation.
 
     "a green boat on the sea, in winter" -> ["green boat", "sea"]. Words of style or quality are left out, and so are places
-    named by "in" or "at": they are the context. Only where nothing else is left are those places taken.
+    named by "in" or "at": they are the context. Only where nothing else is left are those places taken. BREAK, which other
+    programs know as a divider, divides here too.
     """
     phrases: list[str] = []
     places: list[str] = []
     run: list[str] = []
     opened_by = ""
-    for word in [*_WORD.findall(plain_text(prompt)), "."]:
+    for word in [*_pieces(prompt), "."]:
         lower = word.lower()
-        if lower in FUNCTION_WORDS or lower in STYLE_WORDS or not (len(word) > 1 or word.isalnum()):
+        if lower in FUNCTION_WORDS or lower in STYLE_WORDS or word == "BREAK" or not _is_word(word):
             if run:
                 (places if opened_by in PLACE_WORDS else phrases).append(" ".join(run))
                 opened_by = ""

@@ -109,6 +109,8 @@ def test_prompt_words(prompt: str, words: list[str]) -> None:
         ("a cat at night in the old street", ["cat"]),
         ("a cat, a cat and a dog", ["cat", "dog"]),
         ("(red fox:1.3) beside a well", ["red fox", "well"]),
+        (r"a red cat \(pet\) & a \"big\" dog_house", ["red cat", "pet", "big", "dog", "house"]),
+        ("a red fox BREAK blue hat 🦊 moon", ["red fox", "blue hat", "moon"]),
         ("the", []),
         ("", []),
     ],

@@ -29,6 +29,7 @@ PROMPTS = (
     "",
     "A Rabbit's tea-party; embedding:my_style two cats_and dogs, 4 x 4!",
     "ein großer Bär – 狐 und “mirrors”",
+    "a red cat \\(pet\\) & a hat BREAK blue 🦊 moon, cafe\u0301",
 )
 TYPED = ("", "rabbit, basketball:0.4", " red  fox : .5 ,\nhat:1\n", "a:b, c:0.25:0.5", "tea-party, Rabbit's", "x, y,, z:+1.")
 

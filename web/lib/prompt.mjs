@@ -4,12 +4,12 @@
  */
 
 const WEIGHT = /:\s*[-+]?(?:\d+(?:\.\d*)?|\.\d+)\s*(?=\))/g;
-const PIECE = /embedding:[^\s,()]+|[\p{L}\p{N}]+(?:['’-]{1,2}[\p{L}\p{N}]+)*|[.,;:!?|/]/gu;
+const PIECE = /embedding:[^\s,()]+|[\p{L}\p{N}]+(?:['’-]{1,2}[\p{L}\p{N}]+)*|[^\s\p{L}\p{N}\p{M}]/gu;
 const STRENGTH = /^(.*\S)\s*:\s*([-+]?(?:\d+(?:\.\d*)?|\.\d+|nan|inf))$/i;
 const ALNUM = /^[\p{L}\p{N}]+$/u;
 
 /** Whether a piece is a word, not punctuation. */
-const isWord = (text) => text.length > 1 || ALNUM.test(text);
+const isWord = (text) => [...text].length > 1 || ALNUM.test(text);
 
 /** The prompt without the syntax of weights: "a (red fox:1.3)" -> "a red fox". Escaped brackets stay as brackets. */
 export function plainText(prompt) {
@@ -42,7 +42,7 @@ export function contentPhrases(prompt, lists) {
   let openedBy = "";
   for (const { text, word } of [...pieces(plainText(prompt)), { text: ".", word: false }]) {
     const lower = text.toLowerCase();
-    if (word && !lists.functionWords.has(lower) && !lists.styleWords.has(lower)) {
+    if (word && text !== "BREAK" && !lists.functionWords.has(lower) && !lists.styleWords.has(lower)) {
       run.push(text);
       continue;
     }
