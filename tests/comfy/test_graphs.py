@@ -7,7 +7,6 @@ of it alone, the first what mode concave does.
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Callable
 from functools import cache
@@ -40,6 +39,7 @@ from tiny import (
     ksampler,
     latent,
     make_model,
+    node,
     painted,
     plain,
     same,
@@ -54,17 +54,6 @@ NO_STRENGTH = Regions((Target("fox", 0.0),))
 CONCAVE = {"regions": Regions(), "mode": "concave"}
 
 pytestmark = pytest.mark.filterwarnings("ignore:Should have t:UserWarning")  # torchsde, on the last bit of its ends
-
-
-def node(module: str, name: str, *values: Any, **named: Any) -> Any:
-    """The first output of one of ComfyUI's nodes, skipped where this version has it not."""
-    try:
-        found = getattr(importlib.import_module(f"comfy_extras.{module}"), name)
-    except (ImportError, AttributeError):
-        pytest.skip(f"this ComfyUI has no {name}")
-    if not hasattr(found, "execute"):
-        return getattr(found(), found.FUNCTION)(*values, **named)[0]
-    return found.execute(*values, **named).result[0]
 
 
 def euler() -> comfy.samplers.KSAMPLER:

@@ -5,7 +5,6 @@ Here both copies are on one CPU, under two names; ComfyUI takes it for two devic
 
 from __future__ import annotations
 
-import importlib
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -32,15 +31,11 @@ from tiny import (
     hooks_of,
     ksampler,
     make_model,
+    node,
     painted,
 )
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-
-try:
-    nodes_multigpu = importlib.import_module("comfy_extras.nodes_multigpu")
-except ImportError:
-    pytest.skip("this version of ComfyUI has no MultiGPU CFG Split", allow_module_level=True)
 
 FIRST, SECOND = torch.device("cpu"), torch.device("cpu", 0)
 TOLERANCE = 1e-5
@@ -53,7 +48,7 @@ Split = Callable[[Any], Any]
 def split(monkeypatch: pytest.MonkeyPatch) -> Split:
     """Shares a MODEL out between two devices."""
     monkeypatch.setattr(comfy.model_management, "get_all_torch_devices", lambda exclude_current=False: [FIRST, SECOND])
-    return lambda patched: nodes_multigpu.MultiGPUCFGSplitNode.execute(patched, 2).result[0]
+    return lambda patched: node("nodes_multigpu", "MultiGPUCFGSplitNode", patched, 2)
 
 
 def loaded(sdxl: bool = False) -> Any:
@@ -90,8 +85,8 @@ CONDS: dict[str, dict[str, list]] = {
 def test_as_on_one(split: Split, conds: str, regions: Regions, sdxl: bool) -> None:
     """Every copy is told the map and watched, its ControlNets too, wherever a cond is sent."""
     model = loaded(sdxl)
-    expected, attention, _ = sampled(model, regions, CONDS[conds])
     both = split(model)
+    expected, attention, _ = sampled(model, regions, CONDS[conds])
     samples, seen, called = sampled(both, regions, CONDS[conds])
     assert len({copy for copy, _ in called}) == 2 and threading.get_ident() not in {thread for _, thread in called}
     assert difference(samples, expected) < TOLERANCE

@@ -6,6 +6,7 @@ The UNets have 96 channels: with 32 (one per norm group) a timestep that is the 
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -20,6 +21,7 @@ import comfy.samplers
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
+import pytest
 import torch
 from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap
 from asyndm_pack.nodes.comfy_host import WRAPPER_KEY
@@ -174,6 +176,17 @@ def painted(*masks: Tensor, strength: float = 0.7) -> Regions:
     """One painted region, for each picture of a batch its own."""
     return Regions((Target("fox", strength),), mask=torch.cat([mask.reshape(1, *mask.shape[-2:]) for mask in masks]),
                    mask_mode="replace")  # fmt: skip
+
+
+def node(module: str, name: str, *values: Any, **named: Any) -> Any:
+    """The first output of one of ComfyUI's nodes; the test is skipped where this version has it not."""
+    try:
+        found = getattr(importlib.import_module(f"comfy_extras.{module}"), name)
+    except (ImportError, AttributeError):
+        pytest.skip(f"this ComfyUI has no {name}")
+    run = found.execute if hasattr(found, "execute") else getattr(found(), found.FUNCTION)
+    outputs = run(*values, **named)
+    return getattr(outputs, "result", outputs)[0]
 
 
 @cache
