@@ -46,7 +46,8 @@ Split = Callable[[Any], Any]
 
 @pytest.fixture
 def split(monkeypatch: pytest.MonkeyPatch) -> Split:
-    """Shares a MODEL out between two devices."""
+    """Shares a MODEL out between two devices. ComfyUI's node fails where a loaded model was collected; so none is loaded."""
+    comfy.model_management.unload_all_models()
     monkeypatch.setattr(comfy.model_management, "get_all_torch_devices", lambda exclude_current=False: [FIRST, SECOND])
     return lambda patched: node("nodes_multigpu", "MultiGPUCFGSplitNode", patched, 2)
 
