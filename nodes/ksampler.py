@@ -19,6 +19,11 @@ from .latent_rgb import latent_to_rgb
 from .live_view import show_on
 from .types import ADVANCED, CATEGORY, TimestepMapSocket, check_socket
 
+MOST_STEPS = 10_000
+"""As in KSampler. A link may bring more, and ComfyUI would make a table of that length."""
+LEAST_DENOISE = 0.001
+"""A tenth of the widget's step. ComfyUI makes a table of steps / denoise entries."""
+
 
 class AsynDMKSampler(io.ComfyNode):
     """Samples asynchronously and shows how."""
@@ -49,7 +54,7 @@ class AsynDMKSampler(io.ComfyNode):
                     "steps",
                     default=20,
                     min=1,
-                    max=10000,
+                    max=MOST_STEPS,
                     tooltip="Steps of the schedule. More steps give regions finer moves to catch up. Good range 20-50.",
                 ),
                 io.Float.Input(
@@ -151,8 +156,7 @@ class AsynDMKSampler(io.ComfyNode):
         check_number(cfg, -1000, 1000, f"cfg of {node}")
         check_number(denoise, 0, 1, f"denoise of {node}")
         check_number(eta, 0, 1, f"eta of {node}")
-        if steps < 1:
-            raise ValueError(f"steps is {steps}: AsynDM KSampler needs at least 1 step.")
+        check_number(steps, 1, MOST_STEPS, f"steps of {node}")
         record = RunRecord(steps, previews=True)
         options = Options(
             eta=eta if sampler_name == "ddim" else None,
@@ -162,6 +166,8 @@ class AsynDMKSampler(io.ComfyNode):
         )
         patched = apply(model, timestep_map, options)
         whole = denoise * timestep_map.denoise
+        if whole != 0:
+            check_number(whole, LEAST_DENOISE, 1, f"denoise of {node} other than 0")
         (latent,) = common_ksampler(
             patched, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=whole
         )

@@ -213,7 +213,9 @@ def test_strength_of_a_target_out_of_range(typed: str) -> None:
 
 def test_no_steps() -> None:
     with untouched(model()):
-        says(ValueError, lambda: sampler_node(steps=0), "steps", "0", "at least 1")
+        says(ValueError, lambda: sampler_node(steps=0), "steps of AsynDM KSampler is 0", "between 1 and 10000")
+        says(ValueError, lambda: sampler_node(steps=10**18), "steps of AsynDM KSampler", "between 1 and 10000")
+        says(ValueError, lambda: sampler_node(denoise=5e-324), "denoise of AsynDM KSampler", "between 0.001 and 1")
 
 
 def test_denoise_0_returns_the_latents() -> None:
