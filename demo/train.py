@@ -59,7 +59,7 @@ def load_images(folder: Path) -> np.ndarray:
 
 def to_signal(images: np.ndarray) -> Tensor:
     """uint8 (B, H, W, 3) -> float (B, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _edges(x: Tensor) -> tuple[Tensor, Tensor]:

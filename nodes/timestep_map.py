@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..asyndm_core.curves import CURVES
-from ..asyndm_core.regions import KNOWN_PIXELS, MODES, PRESETS, Regions, TimestepMap, check_strength, make_plan
+from ..asyndm_core.regions import KNOWN_PIXELS, MODES, PRESETS, Regions, TimestepMap, check_number, check_strength, make_plan
 from .types import ADVANCED, CATEGORY, RegionsSocket, TimestepMapSocket, check_socket
 
 ANY_LATENT = (8, 8)
@@ -133,10 +133,7 @@ class TimestepMapNode(io.ComfyNode):
             check_socket(previous, TimestepMap, "previous", "Asynchronous Timestep Map")
         check_strength(strength, "The strength of Asynchronous Timestep Map")
         for name, denoise in (("region_denoise", region_denoise), ("background_denoise", background_denoise)):
-            if not isinstance(denoise, (int, float)) or not 0.0 <= denoise <= 1.0:
-                raise ValueError(
-                    f"{name} of Asynchronous Timestep Map is {denoise}: it is between 0 (kept) and 1 (drawn anew)."
-                )
+            check_number(denoise, 0, 1, f"{name} of Asynchronous Timestep Map")
         timestep_map = TimestepMap(
             regions, curve, strength, mode, preset, previous, region_denoise, background_denoise, known_pixels
         )

@@ -30,7 +30,6 @@ REFUSALS = {
     "rises": r"^The table of sigmas rises in step \d+ .* Sort the sigmas downwards",
     "option": r"^The sampler \w+ has no per-pixel option .* It has: ",
     "model": r"^AsynDM does not support .* Use another checkpoint, or bypass the AsynDM nodes",
-    "denoise": r"^\w+_denoise of Asynchronous Timestep Map is \S+: it is between 0 \(kept\) and 1 \(drawn anew\)",
     "number": r"^\w+ of [\w\- ]+ is .*: it is a number between \S+ and \S+$",
     "choice": r"^\w+ of [\w\- ]+ is .*: it is one of [\w ]+, ",
     "socket": r"^The input \w+ of [\w\- ]+ got .*: check (the node that is linked to it|its link)",
