@@ -403,8 +403,8 @@ which holds all that the node was made from. The same graphs without the pack's 
 with them 1,105).
 
 `python -m tests.stress --hostile` puts values of every kind into every input of every
-node, and sends requests that are none: every fifth of its cases ended in 162 refusals, 194 refused by ComfyUI before they
-ran, 40 pictures and 2 errors of ComfyUI's own."""
+node, and sends requests that are none: its 1,941 cases ended in 875 refusals, 881 refused by ComfyUI before they
+ran, 174 pictures and 11 errors that ComfyUI's own nodes give alike, within two minutes."""
 """For the page; figures that were seen, not made by this test."""
 
 
