@@ -131,8 +131,8 @@ def sheet(
     worse = np.flatnonzero(left_hits & ~right_hits)
     for column, (title, ink, found) in enumerate((("wins", BETTER, better), ("losses", WORSE, worse))):
         x = gap + column * (2 * size + 3 * gap)
-        heading = f"{title} of asynchronous: {len(found)} of {len(scenes)} prompts (left off, right on)"
-        pen.text((x, gap), heading, ink, ImageFont.load_default(17))
+        heading = f"{title} of asynchronous: {len(found)} of {len(scenes)} prompts\nleft off, right on"
+        pen.text((x, gap / 2), heading, ink, ImageFont.load_default(15), spacing=1)
         for row, index in enumerate(found[:rows]):
             y = 48 + row * (size + text + gap)
             words = scenes[index].prompt().split()
