@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -111,6 +112,7 @@ def test_unloaded_between_two_runs() -> None:
 
 def peak(run: Callable[[], object]) -> int:
     """The most bytes that tensors hold at once, beside those that are there before."""
+    gc.collect()  # else what earlier tests left, freed in between, would count as less than nothing
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         run()
     events = profiled.profiler.kineto_results.events()
