@@ -132,6 +132,28 @@ def _far(rng: np.random.Generator, horizon: int, size: int, count: int) -> Itera
         yield rng.uniform(-10, size), horizon + near**1.3 * (size - horizon), near
 
 
+def _path(
+    pen: ImageDraw.ImageDraw,
+    rng: np.random.Generator,
+    horizon: int,
+    size: int,
+    paint: tuple[int, int, int],
+    far: int,
+    near: int,
+) -> None:
+    """From the lower edge, twice ``near`` wide, to the horizon, twice ``far`` wide."""
+    top, foot = rng.uniform(0.2, 0.8, 2) * size
+    pen.polygon([(top - far, horizon), (top + far, horizon), (foot + near, size), (foot - near, size)], fill=paint)
+
+
+def _grass(
+    pen: ImageDraw.ImageDraw, rng: np.random.Generator, horizon: int, size: int, paint: tuple[int, int, int], count: int
+) -> None:
+    for x, y, near in _far(rng, horizon, size, count):
+        blade = 3 + 5 * near
+        pen.line((x - blade / 2, y - blade, x, y, x + blade / 2, y - blade), fill=paint, width=2)
+
+
 def _busy_sea(pen: ImageDraw.ImageDraw, rng: np.random.Generator, horizon: int, size: int) -> None:
     _clouds(pen, rng, horizon, size, (188, 206, 222))
     _hills(pen, rng, horizon, size, (146, 170, 186), 26, rng.uniform(7, 11))
@@ -146,8 +168,7 @@ def _busy_meadow(pen: ImageDraw.ImageDraw, rng: np.random.Generator, horizon: in
     _clouds(pen, rng, horizon, size, (190, 208, 226))
     _hills(pen, rng, horizon, size, (150, 172, 168), 44, rng.uniform(5, 8))
     _hills(pen, rng, horizon, size, (146, 170, 128), 26, rng.uniform(6, 11))
-    top, foot = rng.uniform(0.2, 0.8, 2) * size
-    pen.polygon([(top - 4, horizon), (top + 4, horizon), (foot + 40, size), (foot - 40, size)], fill=(192, 182, 150))
+    _path(pen, rng, horizon, size, (192, 182, 150), 4, 40)
     for x in rng.uniform(0, size, 9):
         wide = rng.uniform(8, 16)
         pen.ellipse((x - wide, horizon - 9, x + wide, horizon + 7), fill=(122, 146, 104))
@@ -156,9 +177,7 @@ def _busy_meadow(pen: ImageDraw.ImageDraw, rng: np.random.Generator, horizon: in
         pen.line((0, y, size, y), fill=(158, 142, 122), width=3)
     for x in np.arange(rng.uniform(0, 26), size, 26):
         pen.line((x, rail - 6, x, rail + 15), fill=(140, 124, 106), width=4)
-    for x, y, near in _far(rng, horizon + 20, size, 44):
-        blade = 3 + 5 * near
-        pen.line((x - blade / 2, y - blade, x, y, x + blade / 2, y - blade), fill=(112, 142, 90), width=2)
+    _grass(pen, rng, horizon + 20, size, (112, 142, 90), 44)
 
 
 def _busy_street(pen: ImageDraw.ImageDraw, rng: np.random.Generator, horizon: int, size: int) -> None:
@@ -201,15 +220,12 @@ def _busy_night(pen: ImageDraw.ImageDraw, rng: np.random.Generator, horizon: int
     for x in rng.uniform(0, size, 14):
         high = rng.uniform(14, 30)
         pen.polygon([(x - high / 3, horizon + 2), (x, horizon - high), (x + high / 3, horizon + 2)], fill=(26, 36, 40))
-    top, foot = rng.uniform(0.2, 0.8, 2) * size
-    pen.polygon([(top - 3, horizon), (top + 3, horizon), (foot + 34, size), (foot - 34, size)], fill=(58, 66, 78))
+    _path(pen, rng, horizon, size, (58, 66, 78), 3, 34)
     for x in rng.uniform(10, size - 10, 4):
         pen.polygon([(x - 12, horizon - 8), (x, horizon - 18), (x + 12, horizon - 8)], fill=(58, 48, 54))
         pen.rectangle((x - 9, horizon - 8, x + 9, horizon + 6), fill=(52, 44, 50))
         pen.rectangle((x - 4, horizon - 5, x + 3, horizon + 2), fill=(170, 148, 106))
-    for x, y, near in _far(rng, horizon + 10, size, 30):
-        blade = 3 + 5 * near
-        pen.line((x - blade / 2, y - blade, x, y, x + blade / 2, y - blade), fill=(52, 70, 64), width=2)
+    _grass(pen, rng, horizon + 10, size, (52, 70, 64), 30)
 
 
 def _busy_room(pen: ImageDraw.ImageDraw, rng: np.random.Generator, horizon: int, size: int) -> None:

@@ -250,8 +250,7 @@ class ComfyHost:
         with ExitStack() as stack:
             if index is not None and self._pixels is not None:
                 unet = model.diffusion_model
-                blocks = self._blocks[unet]
-                stack.enter_context(told(model, "model_sampling", unet, blocks, self._pixels, index[:, 0]))
+                stack.enter_context(told(model, "model_sampling", unet, self._blocks, self._pixels, index[:, 0]))
             if model in self.layers and any(chunk in self._watched for chunk in chunks):
                 stack.enter_context(watching(self.layers[model], self._reader(chunks, x, self._seen[model])))
             return executor(x, t, *args, **kwargs)

@@ -111,14 +111,14 @@ class ResidualBlocks(dict[nn.Module, list[ResBlock]]):
 
 @contextmanager
 def told(
-    holder: Any, attribute: str, network: nn.Module, blocks: Sequence[ResBlock], latents: PixelTimesteps, index: Tensor
+    holder: Any, attribute: str, network: nn.Module, blocks: ResidualBlocks, latents: PixelTimesteps, index: Tensor
 ) -> Iterator[None]:
     """While it lasts, a network knows the noise level of every pixel.
 
     holder.attribute: the ``model_sampling`` that prepares the network's input and timesteps. network: a UNet or a
-    ControlNet, and its ``blocks``. latents: the distinct sigmas of the latents and their map; index (B, H, W): the map
-    of this call's batch, which has a row for every image of every cond, and is cropped where the cond has an area; it is
-    on the network's device.
+    ControlNet. blocks: those found in this run. latents: the distinct sigmas of the latents and their map; index (B, H, W):
+    the map of this call's batch, which has a row for every image of every cond, and is cropped where the cond has an area;
+    it is on the network's device.
     """
     original = getattr(holder, attribute)
     values = latents.values.to(index.device)
@@ -127,7 +127,7 @@ def told(
     rows = pixels.values if network.num_classes is None else pixels.rows(index.shape[0])
     setattr(holder, attribute, MapSampling(original, values[index], rows))
     try:
-        with pixel_timesteps(network, blocks, pixels):
+        with pixel_timesteps(network, blocks[network], pixels):
             yield
     finally:
         setattr(holder, attribute, original)
@@ -209,6 +209,6 @@ class MapControl:
             for control in control_chain(self._control):
                 if reads_timestep(control):
                     network = control.control_model
-                    blocks = self._blocks[network]
-                    stack.enter_context(told(control, "model_sampling_current", network, blocks, self._latents(), index))
+                    latents = self._latents()
+                    stack.enter_context(told(control, "model_sampling_current", network, self._blocks, latents, index))
             return self._control.get_control(x_noisy, t, cond, *args, **kwargs)

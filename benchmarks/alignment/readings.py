@@ -88,8 +88,7 @@ def automatic_strength(plan: Plan, attention: Tensor, region_weights: Tensor, ki
     area = region_weights.mean(dim=(-2, -1), keepdim=True)
     if kind == "small":
         return 1 - area
-    words = [plan.words.index(region.word) for region in plan.regions if region.word is not None]
-    seen = attention[:, words].transpose(0, 1)
+    seen = of_regions(plan, attention)
     if kind == "sure":
         seen = F.interpolate(seen, size=region_weights.shape[-2:], mode="bilinear")
         held = (seen * region_weights).sum(dim=(-2, -1), keepdim=True) / seen.sum(dim=(-2, -1), keepdim=True)
@@ -103,4 +102,10 @@ def soft_weights(plan: Plan, attention: Tensor, shape: tuple[int, int, int]) -> 
     seen = F.interpolate(attention, size=shape[1:], mode="bilinear")
     ratio = seen / seen.mean(dim=(-2, -1), keepdim=True)
     soft = ((ratio - FAINT) / (FULL - FAINT)).clamp(0, 1)
-    return torch.stack([soft[:, plan.words.index(region.word)] for region in plan.regions if region.word is not None])
+    return of_regions(plan, soft)
+
+
+def of_regions(plan: Plan, attention: Tensor) -> Tensor:
+    """The attention (B, words, h, w) of every word region's word: (R, B, h, w)."""
+    words = [plan.words.index(region.word) for region in plan.regions if region.word is not None]
+    return attention[:, words].transpose(0, 1)

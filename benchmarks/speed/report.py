@@ -76,12 +76,14 @@ def plot(results: dict[str, Any], path: Path) -> None:
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True)
     rows = [(Row(**line["row"]), line) for line in results["rows"] if "cpu" in line]
     plain = [(r, line) for r, line in rows if r.capture == "every step" and not r.preview and r.cfg and r.batch == 1]
-    for number, model in enumerate(MODELS):
+    shown = [model for model in MODELS if any(row.model == model for row, _ in plain)]
+    colours = {model: f"C{number}" for number, model in enumerate(shown)}
+    for model, colour in colours.items():
         by_count = sorted((r.distinct, line) for r, line in plain if r.model == model and r.pixels == 512)
         by_size = sorted((r.pixels, line) for r, line in plain if r.model == model and r.distinct == 300)
         for axis, points in zip(axes, (by_count, by_size), strict=True):
             if points:
-                axis.plot([x for x, _ in points], [line["cpu_fastest"] for _, line in points], marker="o", color=f"C{number}")
+                axis.plot([x for x, _ in points], [line["cpu_fastest"] for _, line in points], marker="o", color=colour)
     scales = (
         ("distinct timesteps (512 px)", (1, 2, 20, 300, 1000)),
         ("pixels on a side (300 distinct)", (512, 768, 1024, 2048)),
@@ -93,8 +95,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
         axis.minorticks_off()
         axis.set_xlabel(label)
     axes[0].set_ylabel("fastest step / stock's")
-    shown = [(f"C{number}", model) for number, model in enumerate(MODELS) if any(r.model == model for r, _ in plain)]
-    handles = [pyplot.Line2D([], [], color=colour, marker="o", label=model) for colour, model in shown]
+    handles = [pyplot.Line2D([], [], color=colour, marker="o", label=model) for model, colour in colours.items()]
     axes[0].legend(handles=handles, fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
