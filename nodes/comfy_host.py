@@ -31,18 +31,19 @@ PIXELS = "asyndm_pixels"
 WrappersMP = comfy.patcher_extension.WrappersMP
 
 
+class _Watched(NamedTuple):
+    """A cond whose attention is read: each word's token positions; how many tokens it has in all; its area or None."""
+
+    positions: tuple[tuple[int, ...], ...]
+    length: int
+    area: tuple[int, ...] | None
+
+
 class _Words(NamedTuple):
     """The words in a conditioning: their columns (tokens, words); present (1, words, 1, 1) is 1 for those that it has."""
 
     columns: Tensor
     present: Tensor
-
-
-class _Watched(NamedTuple):
-    """A cond whose attention is read: its words; its area or None."""
-
-    words: _Words
-    area: tuple[int, ...] | None
 
 
 class ComfyHost:
@@ -228,17 +229,18 @@ class ComfyHost:
                 key = (cond.get("uuid"), group_index)
                 if annotation is None or key in self._done:
                     continue
-                watched[key] = _Watched(self._words_of(annotation, cond["model_conds"]["c_crossattn"].cond), cond.get("area"))
+                positions = tuple(tuple(annotation.positions.get(word, ())) for word in self.words)
+                length = cond["model_conds"]["c_crossattn"].cond.shape[1]
+                watched[key] = _Watched(positions, length, cond.get("area"))
         return watched
 
-    def _words_of(self, annotation: Annotation, context: Tensor) -> _Words:
+    def _words_of(self, watched: _Watched, device: torch.device) -> _Words:
         """The words of a cond. They are put on the device once for a run: that waits for it."""
-        positions = tuple(tuple(annotation.positions.get(word, ())) for word in self.words)
-        key = (positions, context.shape[1], context.device)
+        key = (watched.positions, watched.length, device)
         if key not in self._found:
-            present = torch.tensor([float(bool(p)) for p in positions]).view(1, -1, 1, 1)
-            columns = token_columns(positions, context.shape[1])
-            self._found[key] = _Words(columns.to(context.device), present.to(context.device))
+            present = torch.tensor([float(bool(p)) for p in watched.positions]).view(1, -1, 1, 1)
+            columns = token_columns(watched.positions, watched.length)
+            self._found[key] = _Words(columns.to(device), present.to(device))
         return self._found[key]
 
     def _apply_model(self, executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -262,24 +264,28 @@ class ComfyHost:
         """
         batch = x.shape[0] // len(chunks)
         rows_of = [slice(position * batch, (position + 1) * batch) for position in range(len(chunks))]
-        read_from = [(rows, self._watched[c]) for rows, c in zip(rows_of, chunks, strict=True) if c in self._watched]
+        read_from = []
+        for rows, chunk in zip(rows_of, chunks, strict=True):
+            if chunk in self._watched:
+                watched = self._watched[chunk]
+                read_from.append((rows, self._words_of(watched, x.device), watched.area))
 
         def read(query: Tensor, key: Tensor, heads: int, height: int, width: int) -> None:
-            for rows, watched in read_from:
-                columns = fit_columns(watched.words.columns.to(query.device), key.shape[1])
-                shares = probabilities(query[rows], key[rows], heads, columns).unflatten(-1, (height, width))
-                seen.add(*self._in_picture(shares, watched, x.shape[-2]))
+            for rows, (columns, present), area in read_from:
+                shares = probabilities(query[rows], key[rows], heads, fit_columns(columns, key.shape[1]))
+                seen.add(*self._in_picture(shares.unflatten(-1, (height, width)), present, area, x.shape[-2]))
 
         return read
 
-    def _in_picture(self, shares: Tensor, watched: _Watched, input_height: int) -> tuple[Tensor, Tensor]:
+    def _in_picture(
+        self, shares: Tensor, present: Tensor, area: tuple[int, ...] | None, input_height: int
+    ) -> tuple[Tensor, Tensor]:
         """What a cond's layer saw, at its place in the whole picture, and where it was in force (``AttentionSum.add``)."""
-        count, area = watched.words.present.to(shares.device), watched.area
         if area is None:
-            return shares, count
+            return shares, present
         factor = round(input_height / shares.shape[-2])
         height, width = (-(-side // factor) for side in self._latent_size)
         top, left = area[-2] // factor, area[-1] // factor
         shares = shares[..., : height - top, : width - left]
         pad = (left, width - left - shares.shape[-1], top, height - top - shares.shape[-2])
-        return nn.functional.pad(shares, pad), nn.functional.pad(count.expand_as(shares), pad)
+        return nn.functional.pad(shares, pad), nn.functional.pad(present.expand_as(shares), pad)
