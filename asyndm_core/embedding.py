@@ -29,6 +29,10 @@ class PixelTimesteps:
         """The values once for each image, (images x n,): for a UNet that adds something of each image to them."""
         return self.values.repeat(images)
 
+    def at_size(self, height: int, width: int) -> PixelTimesteps:
+        """The same for the pixels of a block, see ``at_size``."""
+        return PixelTimesteps(self.values, at_size(self.index, height, width).contiguous())
+
 
 @dataclass(frozen=True, eq=False)
 class Groups:
@@ -88,27 +92,28 @@ def at_size(index: Tensor, height: int, width: int) -> Tensor:
     return index[..., rows[:, None], columns]
 
 
-def gather(embedded: Tensor, pixels: PixelTimesteps, height: int, width: int) -> Tensor:
-    """Embedded timesteps to the pixels of a block: (B, C, height, width).
+def gather(embedded: Tensor, pixels: PixelTimesteps) -> Tensor:
+    """Embedded timesteps to the pixels of a block: (B, C, H, W).
 
     embedded: a row for each distinct timestep (n, C), or for each of each image (B x n, C), see ``PixelTimesteps.rows``.
     """
-    index = at_size(pixels.index, height, width).flatten(1)[:, None]
+    index = pixels.index.flatten(1)[:, None]
     per_image = embedded.unflatten(0, (-1, pixels.values.shape[0])).transpose(1, 2)
     batch, channels = max(index.shape[0], per_image.shape[0]), per_image.shape[1]
     columns = per_image.expand(batch, -1, -1).gather(2, index.expand(batch, channels, -1))
-    return columns.unflatten(2, (height, width))
+    return columns.unflatten(2, pixels.index.shape[1:])
 
 
 class BlockTimesteps:
     """The timesteps of a network's residual blocks: gathered after a block's projection, or before it.
 
-    Both give the same. A block with fewer pixels than there are timesteps projects those of its pixels alone; all blocks
-    of one size share these.
+    Both give the same. A block with fewer pixels than there are timesteps projects those of its pixels alone. All blocks
+    of one size share their pixels, and these rows.
     """
 
     def __init__(self, pixels: PixelTimesteps) -> None:
         self._pixels = pixels
+        self._at_size: dict[tuple[int, int], PixelTimesteps] = {}
         self._embedded: Tensor | None = None
         self._early: dict[tuple[int, int], Tensor] = {}
 
@@ -120,12 +125,17 @@ class BlockTimesteps:
         if embedded.shape[0] <= images * height * width:
             return embedded
         if (height, width) not in self._early:
-            own = gather(embedded, self._pixels, height, width)
+            own = gather(embedded, self._of(height, width))
             self._early[height, width] = own.movedim(1, -1).flatten(0, 2)
         return self._early[height, width]
 
     def to_pixels(self, projected: Tensor, height: int, width: int) -> Tensor:
         """What the block adds to its features, (B, C, height, width), from the projected rows."""
         if (height, width) not in self._early:
-            return gather(projected, self._pixels, height, width)
+            return gather(projected, self._of(height, width))
         return projected.unflatten(0, (-1, height, width)).movedim(-1, 1).contiguous()
+
+    def _of(self, height: int, width: int) -> PixelTimesteps:
+        if (height, width) not in self._at_size:
+            self._at_size[height, width] = self._pixels.at_size(height, width)
+        return self._at_size[height, width]

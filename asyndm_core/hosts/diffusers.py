@@ -83,7 +83,7 @@ def pixel_timesteps(unet: UNet2DConditionModel, timesteps: PixelTimesteps) -> It
 
         def add_projection(module: nn.Module, inputs: tuple) -> tuple:
             (features,) = inputs
-            return (features + gather(held.pop(), timesteps, *features.shape[-2:]),)
+            return (features + gather(held.pop(), timesteps.at_size(*features.shape[-2:])),)
 
         return keep_projection, add_projection
 

@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 from ..real_comfyui import load_pack
 from .lockstep import Step, take_turns
+from .memory import attention_as_on_a_gpu, peak
 from .rows import MODELS, Row
 
 PARTS = {
@@ -151,6 +152,11 @@ class Bench:
             arms = {name: lambda pause, name=name: self.sample(name, pairs + 1, pause) for name in self.models}
             times = take_turns(arms)
         return {name: steps[1:] for name, steps in times.items()}
+
+    def memory(self) -> dict[str, int]:
+        """The peak of each arm's tensors in a run of two steps, bytes; the model's weights are not among them."""
+        with spread(self.row.distinct), attention_as_on_a_gpu():
+            return {arm: peak(lambda arm=arm: self.sample(arm, 2, lambda: None)) for arm in self.models}  # type: ignore[misc]
 
     def parts(self, steps: int = 2) -> dict[str, float]:
         """Shares of our parts in the time of a stock step, by a profiler that counts this thread's CPU time.

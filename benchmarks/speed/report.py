@@ -16,6 +16,26 @@ def _percent(value: float) -> str:
     return f"{100 * value:.2f}"
 
 
+def _all_parts(line: dict[str, Any]) -> float:
+    return 1 + sum(line["parts"].values())
+
+
+def _memory(line: dict[str, Any]) -> float:
+    return line["memory"]["ours"] / line["memory"]["stock"]
+
+
+def describe(line: dict[str, Any]) -> str:
+    """A line of the results in short."""
+    said = []
+    if "cpu" in line:
+        said.append(f"{line['cpu_fastest']:.3f}, median {line['cpu']:.3f}")
+    if "parts" in line:
+        said.append(f"parts {_all_parts(line):.3f}")
+    if "memory" in line:
+        said.append(f"memory {_memory(line):.3f}")
+    return ", ".join(said)
+
+
 def table(results: dict[str, Any]) -> str:
     """The results in Markdown."""
     order = {row.name: index for index, row in enumerate(ROWS)}
@@ -23,21 +43,22 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         "Our step against stock ComfyUI's, in CPU time of one thread. Fastest: ratio of the fastest steps of both arms, which",
         "a busy machine disturbs least. Median: of the ratios of neighbouring steps (smallest to largest). Parts: 1 + all",
-        "that a profiler finds of ours, see below. Memory: ratio of the peaks of whole processes.",
+        "that a profiler finds of ours, see below. Memory: ratio of the peaks of what tensors hold beside the weights.",
         "",
         "| row | fastest | median | parts | pairs | stock step, s | memory |",
         "|---|---|---|---|---|---|---|",
     ]
     for row, line in named:
-        if "cpu" not in line:
-            lines.append(f"| {row.name} | | | {1 + sum(line['parts'].values()):.3f} | 0 | | |")
-            continue
-        parts = f"{1 + sum(line['parts'].values()):.3f}" if line["parts"] else ""
-        memory = f"{line['memory']:.3f}" if "memory" in line else ""
-        lines.append(
-            f"| {row.name} | **{line['cpu_fastest']:.3f}** | {line['cpu']:.3f} ({line['cpu_least']:.3f} to "
-            f"{line['cpu_most']:.3f}) | {parts} | {len(line['steps']['ours'])} | {line['stock_seconds']:.2f} | {memory} |"
-        )
+        time, spread, pairs, stock = "", "", "", ""
+        if "cpu" in line:
+            time, spread = (
+                f"**{line['cpu_fastest']:.3f}**",
+                f"{line['cpu']:.3f} ({line['cpu_least']:.3f} to {line['cpu_most']:.3f})",
+            )
+            pairs, stock = str(len(line["steps"]["ours"])), f"{line['stock_seconds']:.2f}"
+        parts = f"{_all_parts(line):.3f}" if "parts" in line else ""
+        memory = f"{_memory(line):.3f}" if "memory" in line else ""
+        lines.append(f"| {row.name} | {time} | {spread} | {parts} | {pairs} | {stock} | {memory} |")
     lines += ["", "Models: random weights. Those named narrow and lean are cut:", ""]
     for name, config in MODELS.items():
         lines.append(
@@ -52,7 +73,7 @@ def table(results: dict[str, Any]) -> str:
         "|---" * (len(PART_NAMES) + 1) + "|",
     ]
     for row, line in named:
-        if line["parts"]:
+        if "parts" in line:
             lines.append(f"| {row.name} | " + " | ".join(_percent(line["parts"][part]) for part in PART_NAMES) + " |")
     whole = results["whole"]
     if whole:

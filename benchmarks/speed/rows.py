@@ -54,6 +54,14 @@ MODELS: dict[str, dict[str, Any]] = {
         **SD15, "model_channels": 64, "num_heads": 2, "num_res_blocks": [1] * 4, "transformer_depth": [0, 0, 1, 0],
         "transformer_depth_output": [0, 0, 0, 0, 1, 1, 0, 0],
     },
+    "SD1.5 half deep": {
+        **SD15, "num_res_blocks": [1] * 4, "transformer_depth": [1, 1, 1, 0],
+        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 0, 0],
+    },
+    "SD1.5 wide lean": {
+        **SD15, "num_res_blocks": [1] * 4, "transformer_depth": [0, 0, 1, 0],
+        "transformer_depth_output": [0, 0, 0, 0, 1, 1, 0, 0],
+    },
     "SDXL half deep": {
         **SDXL, "transformer_depth": [0, 0, 1, 1, 5, 5], "transformer_depth_output": [0, 0, 0, 1, 1, 1, 5, 5, 5],
         "transformer_depth_middle": 5,
@@ -64,12 +72,14 @@ MODELS: dict[str, dict[str, Any]] = {
         "transformer_depth_output": [0, 0, 0, 0, 4, 4], "transformer_depth_middle": 4,
     },
 }  # fmt: skip
-"""By name. Narrow: 64 channels where the original has 320. SD1.5 narrow has no attention at 1/1 of the latents; lean
-ones have one residual block per level, and attention at 1/4 only. Fewer channels make our share look larger than it is:
-a gather costs by the channel, a convolution by its square."""
+"""By name. Half deep: half as many blocks (SD1.5: residual blocks, each with its attention; SDXL: transformer blocks).
+Narrow: 64 channels where the original has 320. SD1.5 narrow has no attention at 1/1 of the latents; lean ones have one
+residual block per level, and attention at 1/4 only, and are narrow but for the wide one. Fewer channels make our share look
+larger than it is: a gather costs by the channel, a convolution by its square."""
 
 BASE = Row()
 LEAN, XL, XL_LEAN = (replace(BASE, model=name) for name in ("SD1.5 lean", "SDXL narrow", "SDXL lean"))
+HALF = replace(BASE, model="SD1.5 half deep", full=True)
 
 ROWS: tuple[Row, ...] = (
     *(replace(BASE, distinct=n) for n in (1, 2, 20, 300, 1000)),
@@ -85,6 +95,13 @@ ROWS: tuple[Row, ...] = (
     replace(XL_LEAN, pixels=2048, distinct=300, full=True),
     *(replace(BASE, model="SD1.5", distinct=n, full=True) for n in (20, 300, 1000)),
     *(replace(BASE, model="SDXL half deep", distinct=n, full=True) for n in (20, 300)),
+    *(replace(HALF, distinct=n) for n in (20, 300, 1000)),
+    *(replace(HALF, cfg=False, distinct=n) for n in (20, 300)),
+    replace(HALF, capture="fixed"),
+    replace(HALF, preview=True),
+    replace(HALF, batch=4, cfg=False),
+    replace(HALF, pixels=768, distinct=300),
+    replace(BASE, model="SD1.5 wide lean", pixels=1024, distinct=300, full=True),
     replace(BASE, batch=4, cfg=False, full=True),
     replace(XL, batch=4, full=True),
 )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +36,11 @@ from tiny import (
     unet_config,
 )
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchgen.gen import parse_native_yaml
 from torchgen.model import DispatchKey
+
+from benchmarks.speed.memory import attention_as_on_a_gpu, peak
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_STRENGTH = Regions((Target("fox", 0.0),))
@@ -110,16 +109,6 @@ def test_unloaded_between_two_runs() -> None:
 # --- memory ------------------------------------------------------------------------------------------------------------------
 
 
-def peak(run: Callable[[], object]) -> int:
-    """The most bytes that tensors hold at once, beside those that are there before."""
-    gc.collect()  # else what earlier tests left, freed in between, would count as less than nothing
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        run()
-    events = profiled.profiler.kineto_results.events()
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
-    return max(accumulate(size for _, size in changes))
-
-
 GREY = torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(1))
 """A timestep of its own for nearly every pixel."""
 ASKED: dict[str, dict[str, Any]] = {
@@ -130,20 +119,19 @@ ASKED: dict[str, dict[str, Any]] = {
 }
 
 
-def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory() -> None:
     """Within 1.05 of what stock sampling holds at its peak, on a UNet of a fifth of the usual width: the share of maps and
     of what is seen falls with the channels, and does not depend on the size of the picture."""
-    monkeypatch.setattr(comfy_attention, "optimized_attention", comfy_attention.attention_pytorch)  # as on a GPU
-    monkeypatch.setattr(comfy_attention, "optimized_attention_masked", comfy_attention.attention_pytorch)
     lean = {"transformer_depth": [0, 0, 1], "transformer_depth_output": [1, 1, 0, 0, 0, 0]}
     model, mask = make_model(channels=64, **lean), torch.zeros(1, 32, 32)
     mask[:, :16] = 1
     image = latent(32, 32, batch=2, full=True, noise_mask=mask)
     run = partial(ksampler, image=image, steps=2)
-    stock = peak(partial(run, model))
-    for name, changes in ASKED.items():
-        share = peak(partial(run, asyn(model, **changes))) / stock
-        assert 1 <= share < 1.05, f"{name}: {share:.3f}"
+    with attention_as_on_a_gpu():
+        stock = peak(partial(run, model))
+        for name, changes in ASKED.items():
+            share = peak(partial(run, asyn(model, **changes))) / stock
+            assert 1 <= share < 1.05, f"{name}: {share:.3f}"
 
 
 # --- number types -----------------------------------------------------------------------------------------------------------

@@ -163,13 +163,32 @@ def test_the_triplet_tells_three_pictures_apart(server: Server, object_info: dic
         assert np.abs(a - b).max() > 16
 
 
+def drawn(server: Server, entry: dict) -> np.ndarray:
+    """A saved picture at the size that the demo model draws."""
+    return np.asarray(Image.fromarray(server.image(entry)).resize((SIZE, SIZE), Image.Resampling.BOX))
+
+
+def test_a_thing_is_removed_by_its_word(server: Server, object_info: dict[str, Any]) -> None:
+    """asyndm_remove: the moon is there, then it is not; what was not in its place is as it was."""
+    prompt = to_api(WORKFLOWS["asyndm_remove"], object_info)
+    before, after = ids_of(prompt, "SaveImage")
+    for number in (before, after):
+        prompt[number]["inputs"]["filename_prefix"] = "removed"  # a cached run would not be told again
+    outputs = server.run(prompt)
+    pictures = [drawn(server, outputs[number]["images"][0]) for number in (before, after)]
+    boat, moon = Promise("boat", "white", 1), Promise("moon", None, 1)
+    assert score(pictures[0], Claims("sea", (boat, moon), ())).objects_right
+    assert score(pictures[1], Claims("sea", (boat,), ())).objects_right
+    below = slice(SIZE * 3 // 4, None)
+    assert np.abs(pictures[0][below].astype(int) - pictures[1][below]).max() <= 2  # the decoder sees the hole from afar
+
+
 def test_the_demo_shows_what_its_prompt_promises(server: Server, object_info: dict[str, Any]) -> None:
     """Judged from the pixels of the saved picture, at the size that the model draws; another promise is not kept."""
     prompt = to_api(WORKFLOWS["asyndm_demo"], object_info)
     assert [prompt[number]["inputs"]["text"] for number in ids_of(prompt, "AsynDM_CrossAttentionMask")] == [PROMPT]
     prompt[ids_of(prompt, "SaveImage")[0]]["inputs"]["filename_prefix"] = "scored"  # a cached run would not be told again
-    saved = server.run(prompt)[ids_of(prompt, "SaveImage")[0]]["images"][0]
-    picture = np.asarray(Image.fromarray(server.image(saved)).resize((SIZE, SIZE), Image.Resampling.BOX))
+    picture = drawn(server, server.run(prompt)[ids_of(prompt, "SaveImage")[0]]["images"][0])
 
     kept = score(picture, PROMISED)
     assert kept.objects_right and kept.colour_right and kept.place_right, kept

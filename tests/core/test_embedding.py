@@ -137,7 +137,7 @@ def test_groups_of_two_maps_hold_for_what_is_computed_from_both(one: int, other:
 def test_gather_picks_the_row_of_each_pixel(images: int) -> None:
     """Image b, pixel (y, x) of a block at half the size gets row index[b, 2 y, 2 x] of image b."""
     embedded, index = torch.randn(images * 5, 4), torch.randint(5, (3, 4, 13))
-    got = gather(embedded, PixelTimesteps(torch.arange(5.0), index), 2, 7)
+    got = gather(embedded, PixelTimesteps(torch.arange(5.0), index).at_size(2, 7))
     assert got.shape == (3, 4, 2, 7)
     for b, y, x in ((0, 0, 0), (1, 1, 6), (2, 0, 3)):
         assert torch.equal(got[b, :, y, x], embedded[(b * 5 if images > 1 else 0) + index[b, 2 * y, 2 * x]])
@@ -155,7 +155,7 @@ def test_gathered_before_or_after_the_projection(images: int, alike: bool, each:
     block = BlockTimesteps(pixels)
     rows = block.to_project(embedded, 3, 4)
     assert len(rows) == min(len(embedded), (1 if alike and not each else images) * 12)
-    wanted = gather(embedded @ projection, pixels, 3, 4)
+    wanted = gather(embedded @ projection, pixels.at_size(3, 4))
     torch.testing.assert_close(block.to_pixels(rows @ projection, 3, 4), wanted)
     assert torch.equal(
         wanted.expand(images, -1, -1, -1)[-1, :, 2, 3], (embedded @ projection)[len(embedded) - count + index[-1, 4, 6]]
