@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict
@@ -44,11 +45,17 @@ def here(index: int, pairs: int, only: str | None) -> dict[str, Any]:
     return result
 
 
+ONE_HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
+"""The arms run in threads: each would have a heap of its own, and lose or keep freed memory by its own history."""
+
+
 def measure(index: int, pairs: int, only: str | None) -> dict[str, Any]:
     """``here`` in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.speed", "--row", str(index), "--pairs", str(pairs)]
     command += [] if only is None else ["--measure", only]
-    return json.loads(subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+    environment = {**os.environ, **ONE_HEAP}
+    done = subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
