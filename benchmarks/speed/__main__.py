@@ -34,13 +34,14 @@ def here(index: int, pairs: int, only: str | None) -> dict[str, Any]:
     from .duel import Bench, ratios
 
     bench, result = Bench(ROWS[index]), {}
+    detailed = bench.row.distinct == 300
     if only in (None, "time"):
         result = ratios(bench.duel(pairs))
         if bench.distinct not in (bench.row.distinct, 0):
             raise RuntimeError(f"The map has {bench.distinct} distinct timesteps instead of {bench.row.distinct}.")
-    if bench.row.distinct == 300 and only in (None, "parts"):
+    if detailed and only in (None, "parts"):
         result["parts"] = bench.parts()
-    if bench.row.distinct == 300 and only in (None, "memory"):
+    if detailed and only in (None, "memory"):
         result["memory"] = bench.memory()
     return result
 

@@ -43,6 +43,10 @@ SDXL: dict[str, Any] = {
     "use_linear_in_transformer": True, "context_dim": 2048, "num_head_channels": 64, "num_heads": -1,
     "use_spatial_transformer": True, "legacy": False, "adm_in_channels": 2816, "num_classes": "sequential",
 }  # fmt: skip
+WIDE_LEAN: dict[str, Any] = {
+    **SD15, "num_res_blocks": [1] * 4, "transformer_depth": [0, 0, 1, 0],
+    "transformer_depth_output": [0, 0, 0, 0, 1, 1, 0, 0],
+}  # fmt: skip
 
 MODELS: dict[str, dict[str, Any]] = {
     "SD1.5": SD15,
@@ -50,18 +54,12 @@ MODELS: dict[str, dict[str, Any]] = {
         **SD15, "model_channels": 64, "num_heads": 2, "transformer_depth": [0, 0, 1, 1, 1, 1, 0, 0],
         "transformer_depth_output": [0, 0, 0, 1, 1, 1, 1, 1, 1, 0, 0, 0],
     },
-    "SD1.5 lean": {
-        **SD15, "model_channels": 64, "num_heads": 2, "num_res_blocks": [1] * 4, "transformer_depth": [0, 0, 1, 0],
-        "transformer_depth_output": [0, 0, 0, 0, 1, 1, 0, 0],
-    },
+    "SD1.5 lean": {**WIDE_LEAN, "model_channels": 64, "num_heads": 2},
     "SD1.5 half deep": {
         **SD15, "num_res_blocks": [1] * 4, "transformer_depth": [1, 1, 1, 0],
         "transformer_depth_output": [1, 1, 1, 1, 1, 1, 0, 0],
     },
-    "SD1.5 wide lean": {
-        **SD15, "num_res_blocks": [1] * 4, "transformer_depth": [0, 0, 1, 0],
-        "transformer_depth_output": [0, 0, 0, 0, 1, 1, 0, 0],
-    },
+    "SD1.5 wide lean": WIDE_LEAN,
     "SDXL half deep": {
         **SDXL, "transformer_depth": [0, 0, 1, 1, 5, 5], "transformer_depth_output": [0, 0, 0, 1, 1, 1, 5, 5, 5],
         "transformer_depth_middle": 5,

@@ -9,7 +9,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import comfy.ldm.modules.attention as comfy_attention
 import comfy.ldm.modules.diffusionmodules.openaimodel as unet_module
 import comfy.model_management
 import pytest
@@ -201,10 +200,9 @@ def test_latents_in_half_precision() -> None:
 # --- torch.compile ----------------------------------------------------------------------------------------------------------
 
 
-def test_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+@attention_as_on_a_gpu()  # one graph
+def test_compiled() -> None:
     """As not compiled; compiled a few times in the first run, then for other maps no more; then stock again."""
-    monkeypatch.setattr(comfy_attention, "optimized_attention", comfy_attention.attention_pytorch)  # as on a GPU: one graph
-    monkeypatch.setattr(comfy_attention, "optimized_attention_masked", comfy_attention.attention_pytorch)
     graphs = 0
 
     def backend(graph: torch.fx.GraphModule, examples: list) -> Callable:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import comfy.ldm.modules.attention as comfy_attention
 import comfy.model_management
 import pytest
 import torch
@@ -36,6 +35,8 @@ from tiny import (
 )
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+
+from benchmarks.speed.memory import attention_as_on_a_gpu
 
 FIRST, SECOND = torch.device("cpu"), torch.device("cpu", 0)
 TOLERANCE = 1e-5
@@ -112,9 +113,9 @@ def on_fake_gpu(model: torch.nn.Module, device: str) -> torch.nn.Module:
     return model
 
 
-def test_told_from_another_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+@attention_as_on_a_gpu()  # asks for no memory
+def test_told_from_another_gpu() -> None:
     """The map's sigmas are on the first GPU; PyTorch refuses operations across two of them."""
-    monkeypatch.setattr(comfy_attention, "optimized_attention", comfy_attention.attention_pytorch)  # asks for no memory
     with FakeTensorMode():
         model = on_fake_gpu(make_model().model, "cuda:1")
         unet, index = model.diffusion_model, torch.zeros(2, 8, 8, dtype=torch.long, device="cuda:1")
