@@ -44,7 +44,7 @@ if PATH is not None:
     import comfyui_version
     import torch
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     import nodes as comfy_nodes
 
     if Path(comfy_nodes.__file__).resolve() != (PATH / "nodes.py").resolve():
