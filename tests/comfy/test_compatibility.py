@@ -301,7 +301,7 @@ ELSEWHERE = (
     (
         "torch.compile (TorchCompileModel)",
         "yes",
-        "the first run compiles the model up to three times more; later runs do not, whatever their number of timesteps",
+        "the first run compiles the model up to three times more, later ones not, with any number of timesteps; inductor too",
         "test_machines",
     ),
     (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from tiny import (
     unet_config,
 )
 from torch import Tensor
+from torch._inductor.compile_fx import compile_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchgen.gen import parse_native_yaml
 from torchgen.model import DispatchKey
@@ -200,15 +202,24 @@ def test_latents_in_half_precision() -> None:
 # --- torch.compile ----------------------------------------------------------------------------------------------------------
 
 
+BACKENDS: dict[str, Callable[[torch.fx.GraphModule, list], Callable]] = {
+    "no code": lambda graph, examples: graph.forward,
+    "inductor": compile_fx,
+}
+
+
+@pytest.mark.parametrize("name", BACKENDS)
 @attention_as_on_a_gpu()  # one graph
-def test_compiled() -> None:
+def test_compiled(name: str) -> None:
     """As not compiled; compiled a few times in the first run, then for other maps no more; then stock again."""
+    if name == "inductor" and shutil.which("g++") is None:
+        pytest.skip("torch's inductor needs a C++ compiler (g++)")
     graphs = 0
 
     def backend(graph: torch.fx.GraphModule, examples: list) -> Callable:
         nonlocal graphs
         graphs += 1
-        return graph.forward
+        return BACKENDS[name](graph, examples)
 
     model = make_model(channels=32, **{**ONE_LEVEL, "transformer_depth_middle": -1, "transformer_depth_output": [0, 1]})
     compiled = model.clone()
