@@ -48,6 +48,11 @@ WIDE_LEAN: dict[str, Any] = {
     "transformer_depth_output": [0, 0, 0, 0, 1, 1, 0, 0],
 }  # fmt: skip
 
+XL_WIDE_LEAN: dict[str, Any] = {
+    **SDXL, "num_res_blocks": [1] * 3, "transformer_depth": [0, 0, 4], "transformer_depth_output": [0, 0, 0, 0, 4, 4],
+    "transformer_depth_middle": 4,
+}  # fmt: skip
+
 MODELS: dict[str, dict[str, Any]] = {
     "SD1.5": SD15,
     "SD1.5 narrow": {
@@ -65,19 +70,18 @@ MODELS: dict[str, dict[str, Any]] = {
         "transformer_depth_middle": 5,
     },
     "SDXL narrow": {**SDXL, "model_channels": 64},
-    "SDXL lean": {
-        **SDXL, "model_channels": 64, "num_res_blocks": [1] * 3, "transformer_depth": [0, 0, 4],
-        "transformer_depth_output": [0, 0, 0, 0, 4, 4], "transformer_depth_middle": 4,
-    },
+    "SDXL lean": {**XL_WIDE_LEAN, "model_channels": 64},
+    "SDXL wide lean": XL_WIDE_LEAN,
 }  # fmt: skip
 """By name. Half deep: half as many blocks (SD1.5: residual blocks, each with its attention; SDXL: transformer blocks).
 Narrow: 64 channels where the original has 320. SD1.5 narrow has no attention at 1/1 of the latents; lean ones have one
-residual block per level, and attention at 1/4 only, and are narrow but for the wide one. Fewer channels make our share look
+residual block per level, and attention at 1/4 only, and are narrow but for the wide ones. Fewer channels make our share look
 larger than it is: a gather costs by the channel, a convolution by its square."""
 
 BASE = Row()
 LEAN, XL, XL_LEAN = (replace(BASE, model=name) for name in ("SD1.5 lean", "SDXL narrow", "SDXL lean"))
 HALF = replace(BASE, model="SD1.5 half deep", full=True)
+WIDE = replace(BASE, model="SD1.5 wide lean", distinct=300, full=True)
 
 ROWS: tuple[Row, ...] = (
     *(replace(BASE, distinct=n) for n in (1, 2, 20, 300, 1000)),
@@ -88,6 +92,7 @@ ROWS: tuple[Row, ...] = (
     *(replace(BASE, pixels=size, distinct=300) for size in (768, 1024)),
     replace(LEAN, pixels=1024, distinct=300),
     replace(LEAN, pixels=2048, distinct=300),
+    replace(LEAN, pixels=2048, distinct=300, capture="off", full=True),
     *(replace(XL, distinct=n) for n in (20, 300)),
     replace(XL_LEAN, pixels=1024, distinct=300),
     replace(XL_LEAN, pixels=2048, distinct=300, full=True),
@@ -97,9 +102,11 @@ ROWS: tuple[Row, ...] = (
     *(replace(HALF, cfg=False, distinct=n) for n in (20, 300)),
     replace(HALF, capture="fixed"),
     replace(HALF, preview=True),
-    replace(HALF, batch=4, cfg=False),
+    *(replace(HALF, batch=4, cfg=cfg) for cfg in (True, False)),
     replace(HALF, pixels=768, distinct=300),
-    replace(BASE, model="SD1.5 wide lean", pixels=1024, distinct=300, full=True),
+    replace(WIDE, pixels=1024),
+    replace(WIDE, pixels=2048, cfg=False),
+    replace(WIDE, model="SDXL wide lean", pixels=1024),
     replace(BASE, batch=4, cfg=False, full=True),
     replace(XL, batch=4, full=True),
 )
