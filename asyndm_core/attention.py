@@ -7,12 +7,15 @@ targets are kept, summed over layers as they come (arXiv 2510.04504, section 3.3
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from .hooks import hooked
 
 
 def token_columns(positions: Sequence[Sequence[int]], length: int) -> Tensor:
@@ -29,28 +32,34 @@ def token_columns(positions: Sequence[Sequence[int]], length: int) -> Tensor:
 
 
 def fit_columns(columns: Tensor, tokens: int) -> Tensor:
-    """Columns (length, words) for a context that a host made longer: (tokens, words).
+    """Columns ((B,) length, words) for a context that a host made longer: ((B,) tokens, words).
 
     A conditioning that was repeated along the tokens, to reach a common length, spreads its mass over the copies: they
     are summed. Tokens that others appended belong to no word.
     """
-    if tokens == columns.shape[0]:
+    length = columns.shape[-2]
+    if tokens == length:
         return columns
-    repeated = columns.repeat(max(tokens // columns.shape[0], 1), 1)[:tokens]
-    return F.pad(repeated, (0, 0, 0, tokens - repeated.shape[0]))
+    repeated = torch.cat([columns] * max(tokens // length, 1), dim=-2)[..., :tokens, :]
+    return F.pad(repeated, (0, 0, 0, tokens - repeated.shape[-2]))
 
 
-def probabilities(query: Tensor, key: Tensor, heads: int, columns: Tensor) -> Tensor:
-    """Attention probability of each word at each query, mean over heads: softmax(q k^T / sqrt(d)) columns.
+def as_values(columns: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    """Columns ((B,) tokens, words) as values of attention: ((B,) 1, tokens, a multiple of ``width`` that holds all words)."""
+    return F.pad(columns, (0, -columns.shape[-1] % width)).to(dtype).unsqueeze(-3)
 
-    query: (B, queries, heads x d); key: (B, tokens, heads x d); columns: (tokens, words), or (B, tokens, words) for a
-    prompt of each item's own. Returns (B, words, queries) float32. The softmax runs over all tokens, as in the model.
+
+def probabilities(query: Tensor, key: Tensor, heads: int, values: Tensor) -> Tensor:
+    """Attention probability of each word at each query in each head: softmax(q k^T / sqrt(d)) columns.
+
+    query: (B, queries, heads x d); key: (B, tokens, heads x d); values: the words' columns, see ``as_values`` (width d).
+    Returns (B, heads, queries, words and what they were padded to). The softmax runs over all tokens, as in the model.
+    The columns stand where a model's values do, so its own kind of kernel serves, and no table of scores is held.
     """
-    q = query.unflatten(-1, (heads, -1)).transpose(1, 2).flatten(0, 1)
-    k = key.unflatten(-1, (heads, -1)).transpose(1, 2).flatten(0, 1)
-    logits = torch.baddbmm(q.new_empty(()), q, k.transpose(-1, -2), beta=0, alpha=q.shape[-1] ** -0.5)
-    share = logits.softmax(dim=-1, dtype=torch.float32).unflatten(0, (-1, heads)).mean(dim=1)
-    return (share @ columns).transpose(-1, -2)
+    q, k = (each.unflatten(-1, (heads, -1)).transpose(1, 2) for each in (query, key))
+    expanded = values.expand(q.shape[0], heads, -1, -1).split(q.shape[-1], dim=-1)
+    shares = [F.scaled_dot_product_attention(q, k, part) for part in expanded]
+    return shares[0] if len(shares) == 1 else torch.cat(shares, dim=-1)
 
 
 def choose_factor(factors: Sequence[int]) -> int:
@@ -83,14 +92,17 @@ Seen = Callable[[Tensor, Tensor, int, int, int], None]
 @contextmanager
 def watching(layers: Sequence[Layer], seen: Seen) -> Iterator[None]:
     """Report the queries and keys of ``layers`` while the context lasts; the layers themselves run undisturbed."""
-    with ExitStack() as hooks:
+
+    def hooks() -> Iterator[RemovableHandle]:
         for layer in layers:
             size: list[int] = [0, 0]
-            hooks.callback(layer.block.register_forward_pre_hook(_remember_size(size)).remove)
+            yield layer.block.register_forward_pre_hook(_remember_size(size))
             for attention in layer.attentions:
                 query: list[Tensor] = []
-                hooks.callback(attention.to_q.register_forward_hook(_remember_query(query)).remove)
-                hooks.callback(attention.to_k.register_forward_hook(_report_key(query, size, attention.heads, seen)).remove)
+                yield attention.to_q.register_forward_hook(_remember_query(query))
+                yield attention.to_k.register_forward_hook(_report_key(query, size, attention.heads, seen))
+
+    with hooked(hooks()):
         yield
 
 
@@ -116,6 +128,40 @@ def _report_key(query: list[Tensor], size: list[int], heads: int, seen: Seen) ->
     return after_to_k
 
 
+class LayerSum:
+    """The attention of one prompt's words in the layers of one call, summed as they come.
+
+    columns: (tokens, words), or (B, tokens, words) for a prompt of each item's own, see ``token_columns``.
+    """
+
+    def __init__(self, columns: Tensor) -> None:
+        self._columns = columns
+        self._values: dict[tuple[Any, ...], Tensor] = {}
+        self._sums: dict[tuple[int, int, int], tuple[Tensor, int]] = {}
+
+    def add(self, query: Tensor, key: Tensor, heads: int, height: int, width: int) -> None:
+        """Add a layer; see ``Seen``."""
+        layout = (key.shape[1], key.shape[2] // heads, key.dtype)
+        if layout not in self._values:
+            self._values[layout] = as_values(fit_columns(self._columns, layout[0]), *layout[1:])
+        seen = probabilities(query, key, heads, self._values[layout])[..., : self._columns.shape[-1]]
+        total, layers = self._sums.get((heads, height, width), (None, 0))
+        total = seen.to(torch.float32, copy=True) if total is None else total + seen
+        self._sums[heads, height, width] = (total, layers + 1)
+
+    def sums(self) -> Iterator[tuple[Tensor, int]]:
+        """Of layers of one size and as many heads the sum (B, words, h, w), each the mean over heads; and how many they are."""
+        for (_, height, width), (total, layers) in self._sums.items():
+            yield total.mean(dim=1).transpose(-1, -2).unflatten(-1, (height, width)), layers
+
+    def mean(self) -> Tensor | None:
+        """The mean over layers (B, words, h, w), or None if there was none."""
+        whole = AttentionSum()
+        for words, layers in self.sums():
+            whole.add(words, layers)
+        return whole.mean()
+
+
 class AttentionSum:
     """The running sum of what was seen in one evaluation of the model; its mean is over everything added."""
 
@@ -124,9 +170,9 @@ class AttentionSum:
         self._count: Tensor | float | None = None
 
     def add(self, seen: Tensor, count: Tensor | float = 1.0) -> None:
-        """Add one layer's probabilities (B, words, h, w).
+        """Add probabilities (B, words, h, w), the sum of ``count`` layers'.
 
-        ``count`` (broadcasts to ``seen``) is 0 where a word was not in force, 1 where it was.
+        ``count`` (broadcasts to ``seen``) is 0 where a word was not in force.
         """
         if self._sum is not None and seen.shape[-2:] != self._sum.shape[-2:]:
             size = self._sum.shape[-2:]

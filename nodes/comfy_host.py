@@ -8,7 +8,7 @@ the model's own. All of it hangs on a copy of the options that ComfyUI gives its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import comfy.patcher_extension
 import torch
 from torch import Tensor, nn
 
-from ..asyndm_core.attention import AttentionSum, Layer, choose_factor, fit_columns, probabilities, token_columns, watching
+from ..asyndm_core.attention import AttentionSum, Layer, LayerSum, Seen, choose_factor, token_columns, watching
 from ..asyndm_core.clock import Clock, NoiseGrid, paper_clock, table_clock
 from ..asyndm_core.embedding import Groups, PixelTimesteps, grouped
 from ..asyndm_core.inpainting import blend
@@ -44,6 +44,28 @@ class _Words(NamedTuple):
 
     columns: Tensor
     present: Tensor
+
+
+class _Part(NamedTuple):
+    """A part of a batch whose attention is read: its rows, the sum over layers, and its cond's ``present`` and ``area``."""
+
+    rows: slice
+    sum: LayerSum
+    present: Tensor
+    area: tuple[int, ...] | None
+
+
+def _reader(parts: Sequence[_Part]) -> Seen:
+    """Adds one layer's attention of every part to its sum.
+
+    It holds no uuid: those are new in every run, and torch.compile would compile the model anew for each.
+    """
+
+    def read(query: Tensor, key: Tensor, heads: int, height: int, width: int) -> None:
+        for part in parts:
+            part.sum.add(query[part.rows], key[part.rows], heads, height, width)
+
+    return read
 
 
 class ComfyHost:
@@ -253,34 +275,31 @@ class ComfyHost:
             if index is not None and self._pixels is not None:
                 unet = model.diffusion_model
                 stack.enter_context(told(model, "model_sampling", unet, self._blocks, self._pixels, index[:, 0]))
-            if model in self.layers and any(chunk in self._watched for chunk in chunks):
-                stack.enter_context(watching(self.layers[model], self._reader(chunks, x, self._seen[model])))
-            return executor(x, t, *args, **kwargs)
+            if not (model in self.layers and any(chunk in self._watched for chunk in chunks)):
+                return executor(x, t, *args, **kwargs)
+            parts = self._parts_to_watch(chunks, x)
+            stack.enter_context(watching(self.layers[model], _reader(parts)))
+            output = executor(x, t, *args, **kwargs)
+        for part in parts:
+            for shares, layers in part.sum.sums():
+                self._seen[model].add(*self._in_picture(shares, layers * part.present, part.area, x.shape[-2]))
+        return output
 
-    def _reader(self, chunks: list[tuple[Any, int]], x: Tensor, seen: AttentionSum) -> Callable:
-        """Adds one layer's attention of every watched chunk of the batch to ``seen`` (a chunk is one cond for all images).
-
-        It holds no uuid: those are new in every run, and torch.compile would compile the model anew for each.
-        """
-        batch = x.shape[0] // len(chunks)
-        rows_of = [slice(position * batch, (position + 1) * batch) for position in range(len(chunks))]
-        read_from = []
-        for rows, chunk in zip(rows_of, chunks, strict=True):
+    def _parts_to_watch(self, chunks: list[tuple[Any, int]], x: Tensor) -> list[_Part]:
+        """The parts of the batch x whose attention is read (a chunk is one cond for all images)."""
+        batch, parts = x.shape[0] // len(chunks), []
+        for position, chunk in enumerate(chunks):
             if chunk in self._watched:
                 watched = self._watched[chunk]
-                read_from.append((rows, self._words_of(watched, x.device), watched.area))
-
-        def read(query: Tensor, key: Tensor, heads: int, height: int, width: int) -> None:
-            for rows, (columns, present), area in read_from:
-                shares = probabilities(query[rows], key[rows], heads, fit_columns(columns, key.shape[1]))
-                seen.add(*self._in_picture(shares.unflatten(-1, (height, width)), present, area, x.shape[-2]))
-
-        return read
+                columns, present = self._words_of(watched, x.device)
+                rows = slice(position * batch, (position + 1) * batch)
+                parts.append(_Part(rows, LayerSum(columns), present, watched.area))
+        return parts
 
     def _in_picture(
         self, shares: Tensor, present: Tensor, area: tuple[int, ...] | None, input_height: int
     ) -> tuple[Tensor, Tensor]:
-        """What a cond's layer saw, at its place in the whole picture, and where it was in force (``AttentionSum.add``)."""
+        """What a cond's layers saw, at its place in the whole picture, and in how many of them (``AttentionSum.add``)."""
         if area is None:
             return shares, present
         factor = round(input_height / shares.shape[-2])

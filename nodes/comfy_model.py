@@ -15,14 +15,25 @@ import comfy.model_sampling
 from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, ResBlock, UNetModel, Upsample, VideoResBlock
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..asyndm_core.attention import Layer
 from ..asyndm_core.embedding import BlockTimesteps, PixelTimesteps
+from ..asyndm_core.hooks import hooked
 from ..asyndm_core.samplers import NoiseLaw
 
 
 class UnsupportedModelError(ValueError):
     """A model that cannot be given a timestep per pixel (yet)."""
+
+
+def residual_blocks(network: nn.Module) -> Iterator[ResBlock]:
+    """The residual blocks of a UNet or a ControlNet. There are none in its transformers, which are most of its modules."""
+    for module in network.children():
+        if isinstance(module, ResBlock):
+            yield module
+        elif not isinstance(module, SpatialTransformer):
+            yield from residual_blocks(module)
 
 
 def check_model(model: Any, latent: Tensor) -> UNetModel:
@@ -34,7 +45,7 @@ def check_model(model: Any, latent: Tensor) -> UNetModel:
             f"AsynDM does not support {name}: it needs a UNet of the SD1.x, SD2.x or SDXL family. "
             "Use another checkpoint, or bypass the AsynDM nodes for this one."
         )
-    if latent.ndim != 4 or any(isinstance(module, VideoResBlock) for module in unet.modules()):
+    if latent.ndim != 4 or any(isinstance(block, VideoResBlock) for block in residual_blocks(unet)):
         raise UnsupportedModelError(
             f"AsynDM does not support {name} on latents of shape {tuple(latent.shape)}: it samples images, "
             "(batch, channels, height, width)."
@@ -104,7 +115,7 @@ class ResidualBlocks(dict[nn.Module, list[ResBlock]]):
     """The residual blocks of a UNet or a ControlNet that read the timestep, looked up once for each network in a run."""
 
     def __missing__(self, network: nn.Module) -> list[ResBlock]:
-        found = [block for block in network.modules() if isinstance(block, ResBlock) and not block.skip_t_emb]
+        found = [block for block in residual_blocks(network) if not block.skip_t_emb]
         self[network] = found
         return found
 
@@ -155,14 +166,16 @@ def pixel_timesteps(network: nn.Module, blocks: Sequence[ResBlock], pixels: Pixe
 
         return remember_size, before, after
 
-    with ExitStack() as hooks:
+    def hooks() -> Iterator[RemovableHandle]:
         if network.num_classes is not None:
-            hooks.callback(network.label_emb.register_forward_hook(per_timestep).remove)
+            yield network.label_emb.register_forward_hook(per_timestep)
         for block in blocks:
             remember_size, before, after = in_block()
-            hooks.callback(block.in_layers[-1].register_forward_hook(remember_size).remove)
-            hooks.callback(block.emb_layers.register_forward_pre_hook(before).remove)
-            hooks.callback(block.emb_layers.register_forward_hook(after).remove)
+            yield block.in_layers[-1].register_forward_hook(remember_size)
+            yield block.emb_layers.register_forward_pre_hook(before)
+            yield block.emb_layers.register_forward_hook(after)
+
+    with hooked(hooks()):
         yield
 
 

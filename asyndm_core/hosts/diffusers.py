@@ -14,10 +14,12 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from ..attention import AttentionSum, Layer, choose_factor, probabilities, token_columns, watching
+from ..attention import Layer, LayerSum, choose_factor, token_columns, watching
 from ..clock import Clock, NoiseGrid, paper_clock, table_clock
 from ..embedding import Groups, PixelTimesteps, gather, grouped
+from ..hooks import hooked
 from ..samplers import NoiseLaw, Prediction
 
 
@@ -87,15 +89,17 @@ def pixel_timesteps(unet: UNet2DConditionModel, timesteps: PixelTimesteps) -> It
 
         return keep_projection, add_projection
 
-    with ExitStack() as hooks:
-        hooks.callback(unet.time_proj.register_forward_hook(embed).remove)
+    def hooks() -> Iterator[RemovableHandle]:
+        yield unet.time_proj.register_forward_hook(embed)
         if adds_text:
-            hooks.callback(unet.add_embedding.register_forward_hook(per_timestep).remove)
+            yield unet.add_embedding.register_forward_hook(per_timestep)
         for block in unet.modules():
             if isinstance(block, ResnetBlock2D):
                 keep_projection, add_projection = in_block([])
-                hooks.callback(block.time_emb_proj.register_forward_hook(keep_projection).remove)
-                hooks.callback(block.norm2.register_forward_pre_hook(add_projection).remove)
+                yield block.time_emb_proj.register_forward_hook(keep_projection)
+                yield block.norm2.register_forward_pre_hook(add_projection)
+
+    with hooked(hooks()):
         yield
 
 
@@ -143,7 +147,7 @@ class DiffusersHost:
         self.layers = layers[factor or choose_factor(list(layers))] if columns.shape[-1] else []
         log_sigma = sigma_of_alphas(alphas_cumprod.float()).log()
         self.boundaries = (log_sigma[1:] + log_sigma[:-1]) / 2
-        self._seen = AttentionSum()
+        self._seen = LayerSum(self.columns)
 
     def timesteps(self, sigma: Tensor) -> Tensor:
         """The timestep nearest to each sigma (any shape), on a logarithmic scale."""
@@ -159,7 +163,7 @@ class DiffusersHost:
         contexts = torch.cat([c.expand(batch, -1, -1) for c in (self.uncond, self.cond)])
         groups = groups or grouped(sigma[:, 0])
         timesteps = groups.of(self.timesteps(sigma[:, 0]))
-        self._seen = AttentionSum()
+        self._seen = LayerSum(self.columns)
         with ExitStack() as stack:
             if timesteps.values.shape[0] > 1:
                 doubled = PixelTimesteps(timesteps.values, torch.cat([timesteps.index] * 2))
@@ -188,5 +192,4 @@ class DiffusersHost:
 
     def _read(self, query: Tensor, key: Tensor, heads: int, height: int, width: int) -> None:
         """One layer's attention; only the conditional rows (the second half) count."""
-        seen = probabilities(query.chunk(2)[1], key.chunk(2)[1], heads, self.columns)
-        self._seen.add(seen.unflatten(-1, (height, width)))
+        self._seen.add(query.chunk(2)[1], key.chunk(2)[1], heads, height, width)

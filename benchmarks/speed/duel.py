@@ -6,33 +6,33 @@ import base64
 import cProfile
 import json
 import pstats
-import statistics
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 from unittest.mock import patch
 
 from ..real_comfyui import load_pack
-from .lockstep import Step, take_turns
-from .memory import attention_as_on_a_gpu, peak
-from .rows import MODELS, Row
+from .lockstep import Pause, Steps, take_turns
+from .memory import peak
+from .rows import MODELS, Row, is_narrow
 
 PARTS = {
     "grouping": ["embedding.py:grouped"],
     "masks": ["regions.py:weights", "regions.py:assign"],
     "move": ["run.py:move", "run.py:levels"],
     "gather": ["embedding.py:gather"],
-    "capture": ["attention.py:probabilities", "attention.py:add", "attention.py:fit_columns"],
+    "capture": ["attention.py:add", "attention.py:sums"],
     "folding": ["comfy_model.py:calculate_input", "comfy_model.py:calculate_denoised"],
     "live view": ["live.py:__call__"],
 }
 """Functions whose time, with all that they call, is a part's."""
 
 
-def random_model(name: str) -> Any:
-    """A ModelPatcher with random weights whose activations stay finite."""
+def random_model(name: str, twin: Any = None) -> Any:
+    """A ModelPatcher with random weights whose activations stay finite; with those of ``twin``, another one, if given."""
     import comfy.latent_formats
     import comfy.model_base
     import comfy.model_patcher
@@ -47,12 +47,37 @@ def random_model(name: str) -> Any:
     family = comfy.model_base.BaseModel if MODELS[name]["adm_in_channels"] is None else comfy.model_base.SDXL
     torch.manual_seed(0)
     model = family(config, comfy.model_base.ModelType.EPS, device="cpu").eval()
+    patcher = comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+    if twin is not None:
+        for module, other in zip(model.modules(), twin.model.modules(), strict=True):
+            module._parameters.update(other._parameters)
+        return patcher
     for weight_name, weight in model.diffusion_model.named_parameters():
         if weight.ndim > 1:
             torch.nn.init.normal_(weight, std=0.7 / weight[0].numel() ** 0.5)
         else:
             torch.nn.init.constant_(weight, 1.0 if "norm" in weight_name and weight_name.endswith("weight") else 0.0)
-    return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+    return patcher
+
+
+@contextmanager
+def paused_after_parts(unets: Sequence[Any], narrow: bool, pause: Callable[[], None]) -> Iterator[None]:
+    """While it lasts, ``pause`` is called after every part of the UNets.
+
+    That is a layer (a convolution, a norm, a projection...); of a narrow UNet a whole block, since its layers are so quick
+    that handing over would be much of their time.
+    """
+    from comfy.ldm.modules.attention import SpatialTransformer
+    from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
+
+    modules = [module for unet in unets for module in unet.modules()]
+    parts = [m for m in modules if (isinstance(m, (ResBlock, SpatialTransformer)) if narrow else not list(m.children()))]
+    hooks = [part.register_forward_hook(lambda *_: pause()) for part in parts]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager
@@ -100,8 +125,9 @@ class Bench:
 
         torch.set_num_threads(1)
         self.row, self.distinct = row, 0
-        self.model = random_model(row.model)
-        self.unet = self.model.model.diffusion_model
+        stock = random_model(row.model)
+        ours = random_model(row.model, twin=stock)
+        self.unets = {"stock": stock.model.diffusion_model, "ours": ours.model.diffusion_model}
         generator = torch.Generator().manual_seed(1)
         width = MODELS[row.model]["context_dim"]
         annotation = {ANNOTATION: Annotation({"rabbit": (2,), "ball": (5, 6)}, 77)}
@@ -118,7 +144,7 @@ class Bench:
             regions = Regions(words, update="fixed" if row.capture == "fixed" else "every step")
         view = self._live if row.preview else None
         options = Options(on_step=self._count, on_run=view)
-        self.models = {"stock": self.model, "ours": apply(self.model, TimestepMap(regions), options)}
+        self.models = {"stock": stock, "ours": apply(ours, TimestepMap(regions), options)}
 
     def _count(self, snapshot: Any) -> None:
         if snapshot.step == 0:
@@ -134,7 +160,7 @@ class Bench:
 
         return Live(start.steps, send, latent_to_rgb(start.latent_format))
 
-    def sample(self, arm: str, steps: int, pause: Callable[[], None]) -> None:
+    def sample(self, arm: str, steps: int, after_step: Callable[[], None] = lambda: None) -> None:
         """One run of an arm by ComfyUI's own sampling."""
         import comfy.sample
         import torch
@@ -143,29 +169,41 @@ class Bench:
             latent = torch.zeros(self.row.batch, 4, self.row.pixels // 8, self.row.pixels // 8)
             comfy.sample.sample(
                 self.models[arm], comfy.sample.prepare_noise(latent, 3), steps, 7.0 if self.row.cfg else 1.0, "euler", "normal",
-                self.positive, self.negative, latent, callback=lambda *_: pause(), disable_pbar=True, seed=3,
+                self.positive, self.negative, latent, callback=lambda *_: after_step(), disable_pbar=True, seed=3,
             )  # fmt: skip
 
-    def duel(self, pairs: int) -> dict[str, list[Step]]:
-        """Steps of both arms, in turn. The first step warms up and does not count."""
-        with spread(self.row.distinct):
-            arms = {name: lambda pause, name=name: self.sample(name, pairs + 1, pause) for name in self.models}
-            times = take_turns(arms)
-        return {name: steps[1:] for name, steps in times.items()}
+    def duel(self, pairs: int) -> dict[str, Steps]:
+        """Steps of both arms, in turn part by part. The first step warms up: it is one part, and does not count."""
+        own = threading.local()
+
+        def after_part() -> None:
+            if hasattr(own, "pause"):
+                own.pause(False)
+
+        def run(arm: str, pause: Pause) -> None:
+            def after_step() -> None:
+                pause(True)
+                own.pause = pause
+
+            self.sample(arm, pairs + 1, after_step)
+
+        with spread(self.row.distinct), paused_after_parts(list(self.unets.values()), is_narrow(self.row.model), after_part):
+            times = take_turns({arm: lambda pause, arm=arm: run(arm, pause) for arm in self.models})
+        return {arm: steps[1:] for arm, steps in times.items()}
 
     def memory(self) -> dict[str, int]:
         """The peak of each arm's tensors in a run of two steps, bytes; the model's weights are not among them."""
-        with spread(self.row.distinct), attention_as_on_a_gpu():
-            return {arm: peak(lambda arm=arm: self.sample(arm, 2, lambda: None)) for arm in self.models}  # type: ignore[misc]
+        with spread(self.row.distinct):
+            return {arm: peak(lambda arm=arm: self.sample(arm, 2)) for arm in self.models}  # type: ignore[misc]
 
     def parts(self, steps: int = 2) -> dict[str, float]:
         """Shares of our parts in the time of a stock step, by a profiler that counts this thread's CPU time.
 
         "embedding" is what the timesteps' own layers take beyond stock's.
         """
-        spent, layers = {}, [self.unet.time_embed, *(m.emb_layers for m in self.unet.modules() if hasattr(m, "emb_layers"))]
-        profile = cProfile.Profile(time.thread_time)
-        for arm in self.models:
+        spent, profile = {}, cProfile.Profile(time.thread_time)
+        for arm, unet in self.unets.items():
+            layers = [unet.time_embed, *(m.emb_layers for m in unet.modules() if hasattr(m, "emb_layers"))]
             clock, total = [0.0], [0.0]
 
             def begin(module: Any, inputs: tuple, clock: list = clock) -> None:
@@ -179,7 +217,7 @@ class Bench:
             with spread(self.row.distinct):
                 if arm == "ours":
                     profile.enable()
-                self.sample(arm, steps, lambda: None)
+                self.sample(arm, steps)
                 profile.disable()
             spent[arm] = (time.thread_time() - began, total[0])
             for hook in hooks:
@@ -192,15 +230,3 @@ class Bench:
         shares |= {part: by_name(names) / stock for part, names in PARTS.items()}
         shares["sampler"] = (by_name(["samplers.py:step"]) - by_name(["run.py:__call__"])) / stock
         return shares
-
-
-def ratios(times: dict[str, list[Step]]) -> dict[str, Any]:
-    """Ours to stock: medians of the ratios of neighbouring steps, the smallest and largest, and of the fastest steps."""
-    result: dict[str, Any] = {}
-    for kind in ("cpu", "wall"):
-        ours, stock = ([getattr(step, kind) for step in times[arm]] for arm in ("ours", "stock"))
-        each = [o / s for o, s in zip(ours, stock, strict=True)]
-        result |= {kind: statistics.median(each), f"{kind}_least": min(each), f"{kind}_most": max(each)}
-        result[f"{kind}_fastest"] = min(ours) / min(stock)
-    result["stock_seconds"] = min(step.cpu for step in times["stock"])
-    return {**result, "steps": {arm: [[round(x, 4) for x in step] for step in steps] for arm, steps in times.items()}}

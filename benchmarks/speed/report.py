@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .rows import MODELS, ROWS, Row
+from .rows import MODELS, ROWS, Row, is_narrow
 
 RESULTS = Path(__file__).parent / "results"
 PART_NAMES = ("embedding", "gather", "capture", "folding", "grouping", "masks", "move", "sampler", "live view")
@@ -24,11 +24,16 @@ def _memory(line: dict[str, Any]) -> float:
     return line["memory"]["ours"] / line["memory"]["stock"]
 
 
+def _time(line: dict[str, Any]) -> str:
+    error = line["time_error"]
+    return f"{line['time']:.3f}" + ("" if error is None else f" ± {error:.3f}")
+
+
 def describe(line: dict[str, Any]) -> str:
     """A line of the results in short."""
     said = []
-    if "cpu" in line:
-        said.append(f"{line['cpu_fastest']:.3f}, median {line['cpu']:.3f}")
+    if "time" in line:
+        said.append(_time(line))
     if "parts" in line:
         said.append(f"parts {_all_parts(line):.3f}")
     if "memory" in line:
@@ -36,30 +41,41 @@ def describe(line: dict[str, Any]) -> str:
     return ", ".join(said)
 
 
+def _costs(named: list[tuple[Row, dict[str, Any]]]) -> list[str]:
+    lines = ["| row | time | all steps | parts | pairs | stock step, s | memory |", "|---|---|---|---|---|---|---|"]
+    for row, line in named:
+        time, spread, pairs, stock = "", "", "", ""
+        if "time" in line:
+            time, steps = f"**{_time(line)}**", line["steps"]
+            spread, pairs, stock = f"{min(steps):.2f} to {max(steps):.2f}", str(len(steps)), f"{line['stock_seconds']:.2f}"
+        parts = f"{_all_parts(line):.3f}" if "parts" in line else ""
+        memory = f"{_memory(line):.3f}" if "memory" in line else ""
+        lines.append(f"| {row.name} | {time} | {spread} | {parts} | {pairs} | {stock} | {memory} |")
+    return lines
+
+
 def table(results: dict[str, Any]) -> str:
     """The results in Markdown."""
     order = {row.name: index for index, row in enumerate(ROWS)}
     named = sorted(((Row(**line["row"]), line) for line in results["rows"]), key=lambda pair: order.get(pair[0].name, 999))
+    full, narrow = ([pair for pair in named if is_narrow(pair[0].model) is kind] for kind in (False, True))
     lines = [
-        "Our step against stock ComfyUI's, in CPU time of one thread. Fastest: ratio of the fastest steps of both arms, which",
-        "a busy machine disturbs least. Median: of the ratios of neighbouring steps (smallest to largest). Parts: 1 + all",
-        "that a profiler finds of ours, see below. Memory: ratio of the peaks of what tensors hold beside the weights.",
+        "Our step against stock ComfyUI's, in CPU time of one thread, with PyTorch's attention. Time: of each layer (narrow",
+        "UNets: block) the median of its ratios, weighted by the layers' time, ± its standard error (see lockstep.ratio). All",
+        "steps: the smallest and the largest ratio of two whole steps. Parts: 1 + all that a profiler finds of ours, below.",
+        "Memory: ratio of the peaks of what tensors hold beside the weights.",
         "",
-        "| row | fastest | median | parts | pairs | stock step, s | memory |",
-        "|---|---|---|---|---|---|---|",
+        "UNets as wide as SD1.5's and SDXL's, some with fewer blocks:",
+        "",
+        *_costs(full),
+        "",
+        "UNets of a fifth of that width, quick to measure, where our part weighs most:",
+        "",
+        *_costs(narrow),
+        "",
+        "Models: random weights.",
+        "",
     ]
-    for row, line in named:
-        time, spread, pairs, stock = "", "", "", ""
-        if "cpu" in line:
-            time, spread = (
-                f"**{line['cpu_fastest']:.3f}**",
-                f"{line['cpu']:.3f} ({line['cpu_least']:.3f} to {line['cpu_most']:.3f})",
-            )
-            pairs, stock = str(len(line["steps"]["ours"])), f"{line['stock_seconds']:.2f}"
-        parts = f"{_all_parts(line):.3f}" if "parts" in line else ""
-        memory = f"{_memory(line):.3f}" if "memory" in line else ""
-        lines.append(f"| {row.name} | {time} | {spread} | {parts} | {pairs} | {stock} | {memory} |")
-    lines += ["", "Models: random weights. Those named narrow and lean are cut:", ""]
     for name, config in MODELS.items():
         lines.append(
             f"- {name}: {config['model_channels']} channels, {config['num_res_blocks']} residual blocks, transformers "
@@ -95,7 +111,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True)
-    rows = [(Row(**line["row"]), line) for line in results["rows"] if "cpu" in line]
+    rows = [(Row(**line["row"]), line) for line in results["rows"] if "time" in line]
     plain = [(r, line) for r, line in rows if r.capture == "every step" and not r.preview and r.cfg and r.batch == 1]
     shown = [model for model in MODELS if any(row.model == model for row, _ in plain)]
     colours = {model: f"C{number}" for number, model in enumerate(shown)}
@@ -104,7 +120,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
         by_size = sorted((r.pixels, line) for r, line in plain if r.model == model and r.distinct == 300)
         for axis, points in zip(axes, (by_count, by_size), strict=True):
             if points:
-                axis.plot([x for x, _ in points], [line["cpu_fastest"] for _, line in points], marker="o", color=colour)
+                axis.plot([x for x, _ in points], [line["time"] for _, line in points], marker="o", color=colour)
     scales = (
         ("distinct timesteps (512 px)", (1, 2, 20, 300, 1000)),
         ("pixels on a side (300 distinct)", (512, 768, 1024, 2048)),
@@ -115,7 +131,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
         axis.set_xticks(ticks, [str(tick) for tick in ticks])
         axis.minorticks_off()
         axis.set_xlabel(label)
-    axes[0].set_ylabel("fastest step / stock's")
+    axes[0].set_ylabel("our step / stock's")
     handles = [pyplot.Line2D([], [], color=colour, marker="o", label=model) for model, colour in colours.items()]
     axes[0].legend(handles=handles, fontsize=7)
     figure.tight_layout()

@@ -78,12 +78,30 @@ Narrow: 64 channels where the original has 320. SD1.5 narrow has no attention at
 residual block per level, and attention at 1/4 only, and are narrow but for the wide ones. Fewer channels make our share look
 larger than it is: a gather costs by the channel, a convolution by its square."""
 
+
+def is_narrow(model: str) -> bool:
+    """Whether a model of MODELS has fewer channels than the originals."""
+    return MODELS[model]["model_channels"] < SD15["model_channels"]
+
+
 BASE = Row()
 LEAN, XL, XL_LEAN = (replace(BASE, model=name) for name in ("SD1.5 lean", "SDXL narrow", "SDXL lean"))
-HALF = replace(BASE, model="SD1.5 half deep", full=True)
+HALF, XL_HALF = (replace(BASE, model=name, full=True) for name in ("SD1.5 half deep", "SDXL half deep"))
 WIDE = replace(BASE, model="SD1.5 wide lean", distinct=300, full=True)
 
 ROWS: tuple[Row, ...] = (
+    *(replace(BASE, model="SD1.5", distinct=n, full=True) for n in (20, 300, 1000)),
+    *(replace(HALF, distinct=n) for n in (1, 2, 20)),
+    *(replace(HALF, capture=capture) for capture in ("off", "fixed")),
+    replace(HALF, preview=True),
+    *(replace(HALF, cfg=False, distinct=n) for n in (20, 300, 1000)),
+    *(replace(HALF, batch=4, cfg=cfg) for cfg in (True, False)),
+    replace(HALF, pixels=768, distinct=300),
+    replace(WIDE, pixels=1024),
+    replace(WIDE, pixels=2048, cfg=False),
+    *(replace(XL_HALF, distinct=n) for n in (20, 300)),
+    replace(XL_HALF, cfg=False, distinct=300),
+    replace(WIDE, model="SDXL wide lean", pixels=1024),
     *(replace(BASE, distinct=n) for n in (1, 2, 20, 300, 1000)),
     *(replace(BASE, capture=capture) for capture in ("off", "fixed")),
     replace(BASE, preview=True),
@@ -96,17 +114,6 @@ ROWS: tuple[Row, ...] = (
     *(replace(XL, distinct=n) for n in (20, 300)),
     replace(XL_LEAN, pixels=1024, distinct=300),
     replace(XL_LEAN, pixels=2048, distinct=300, full=True),
-    *(replace(BASE, model="SD1.5", distinct=n, full=True) for n in (20, 300, 1000)),
-    *(replace(BASE, model="SDXL half deep", distinct=n, full=True) for n in (20, 300)),
-    *(replace(HALF, distinct=n) for n in (20, 300, 1000)),
-    *(replace(HALF, cfg=False, distinct=n) for n in (20, 300)),
-    replace(HALF, capture="fixed"),
-    replace(HALF, preview=True),
-    *(replace(HALF, batch=4, cfg=cfg) for cfg in (True, False)),
-    replace(HALF, pixels=768, distinct=300),
-    replace(WIDE, pixels=1024),
-    replace(WIDE, pixels=2048, cfg=False),
-    replace(WIDE, model="SDXL wide lean", pixels=1024),
     replace(BASE, batch=4, cfg=False, full=True),
     replace(XL, batch=4, full=True),
 )

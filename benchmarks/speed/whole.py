@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..real_comfyui import ROOT, load_pack
-from .lockstep import take_turns
+from .lockstep import Pause, take_turns
 
 PROMPT, TARGETS, STEPS = "a green boat on the sea under two moons", "boat, moons", 20
 IMPORT = """
@@ -80,19 +80,19 @@ def measure_whole(pairs: int) -> dict[str, Any]:
         for pixels in (128, 256, 512):
             latent = torch.zeros_like(vae.encode(torch.zeros(1, pixels, pixels, 3)))
 
-            def sample(arm: str, pause: Callable[[], None], latent: Any = latent) -> None:
+            def sample(arm: str, pause: Pause, latent: Any = latent) -> None:
                 patcher, positive = arms[arm]
                 with torch.inference_mode():
                     comfy.sample.sample(
                         patcher, comfy.sample.prepare_noise(latent, 5), STEPS, 4.5, "euler", "normal", positive, negative,
-                        latent, callback=lambda *_: pause(), disable_pbar=True, seed=5,
+                        latent, callback=lambda *_: pause(True), disable_pbar=True, seed=5,
                     )  # fmt: skip
 
             totals: dict[str, list[tuple[float, float]]] = {"stock": [], "ours": []}
             for _ in range(pairs):
                 times = take_turns({arm: lambda pause, arm=arm: sample(arm, pause) for arm in arms})
                 for arm, steps in times.items():
-                    totals[arm].append((sum(s.wall for s in steps), sum(s.cpu for s in steps)))
+                    totals[arm].append((sum(s.wall for (s,) in steps), sum(s.cpu for (s,) in steps)))
             ratio = [[o[kind] / s[kind] for o, s in zip(totals["ours"], totals["stock"], strict=True)] for kind in (0, 1)]
             wall, cpu = (statistics.median(each) for each in ratio)
             seconds_of_stock = statistics.median(s[0] for s in totals["stock"])

@@ -9,15 +9,31 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from asyndm_core.attention import AttentionSum, choose_factor, fit_columns, probabilities, token_columns, watching
+from asyndm_core.attention import AttentionSum, LayerSum, choose_factor, fit_columns, token_columns, watching
 from asyndm_core.hosts.diffusers import cross_attention_layers
 
 
-def test_probabilities_are_an_explicit_softmax() -> None:
+def seen_in(query: Tensor, key: Tensor, heads: int, columns: Tensor) -> Tensor:
+    """What one layer of a row of queries saw: (B, words, queries)."""
+    total = LayerSum(columns)
+    total.add(query, key, heads, 1, query.shape[1])
+    return total.mean().flatten(2)
+
+
+def test_more_words_than_a_head_is_wide() -> None:
+    """Each is the same as alone."""
+    query, key, columns = torch.randn(2, 7, 12), torch.randn(2, 9, 12), torch.eye(9)
+    alone = torch.cat([seen_in(query, key, 3, columns[:, word : word + 1]) for word in range(9)], dim=1)
+    torch.testing.assert_close(seen_in(query, key, 3, columns), alone)
+
+
+@pytest.mark.parametrize("own_prompts", [False, True])
+def test_probabilities_are_an_explicit_softmax(own_prompts: bool) -> None:
     """Mean over heads of softmax(q k^T / sqrt(d)), the words' columns picked by hand."""
     heads, width, tokens = 3, 5, 11
     query, key = torch.randn(2, 7, heads * width), torch.randn(2, tokens, heads * width)
-    got = probabilities(query, key, heads, token_columns([[2], [4, 5, 9]], tokens))
+    columns = token_columns([[2], [4, 5, 9]], tokens)
+    got = seen_in(query, key, heads, columns.expand(2, -1, -1) if own_prompts else columns)
     wanted = torch.zeros(2, 2, 7)
     for head in range(heads):
         part = slice(head * width, (head + 1) * width)
@@ -34,8 +50,8 @@ def test_probabilities_are_an_explicit_softmax() -> None:
 def test_repeated_conditionings_sum_over_their_copies() -> None:
     """A conditioning repeated along the tokens changes no output, and no map: the mass is spread over the copies."""
     query, key = torch.randn(1, 6, 8), torch.randn(1, 5, 8)
-    once = probabilities(query, key, 2, token_columns([[1, 3], [4]], 5))
-    thrice = probabilities(query, key.repeat(1, 3, 1), 2, fit_columns(token_columns([[1, 3], [4]], 5), 15))
+    once = seen_in(query, key, 2, token_columns([[1, 3], [4]], 5))
+    thrice = seen_in(query, key.repeat(1, 3, 1), 2, token_columns([[1, 3], [4]], 5))
     torch.testing.assert_close(thrice, once)
 
 
@@ -99,7 +115,7 @@ def test_watching_changes_nothing_and_sees_what_the_model_does(
     layers = cross_attention_layers(unet)
     assert sorted(layers) == [1, 2, 4]
     for factor, watched in layers.items():
-        total, calls = AttentionSum(), []
+        total, calls = LayerSum(columns), []
 
         def seen(
             query: Tensor,
@@ -107,11 +123,11 @@ def test_watching_changes_nothing_and_sees_what_the_model_does(
             heads: int,
             height: int,
             width: int,
-            total: AttentionSum = total,
+            total: LayerSum = total,
             calls: list = calls,
         ) -> None:
             calls.append((height, width))
-            total.add(probabilities(query, key, heads, columns).unflatten(-1, (height, width)))
+            total.add(query, key, heads, height, width)
 
         with watching(watched, seen):
             assert torch.equal(unet(x, timestep, encoder_hidden_states=context).sample, stock)
@@ -141,6 +157,21 @@ def test_hooks_go_away_after_an_error(unet: UNet2DConditionModel) -> None:
         raise RuntimeError("cancelled")
     unet(*inputs(16, 16)[:2], encoder_hidden_states=torch.randn(2, 9, 24))
     assert calls == []
+
+
+@pytest.mark.parametrize("own_prompts", [False, True])
+def test_layers_of_any_size_and_heads_count_alike(own_prompts: bool) -> None:
+    """The sum of several layers is the mean of each layer's own; sizes follow the first."""
+    columns = token_columns([[2], [4, 5]], 7)
+    columns = torch.stack([columns, columns.flip(0)]) if own_prompts else columns
+    total, apart = LayerSum(columns), AttentionSum()
+    assert total.mean() is None
+    for heads, height, width in ((2, 4, 6), (2, 4, 6), (4, 4, 6), (2, 2, 3), (2, 4, 6)):
+        query, key = torch.randn(2, height * width, 8), torch.randn(2, 7, 8)
+        total.add(query, key, heads, height, width)
+        apart.add(seen_in(query, key, heads, columns).unflatten(-1, (height, width)))
+    assert total.mean().shape == (2, 2, 4, 6)
+    torch.testing.assert_close(total.mean(), apart.mean())
 
 
 def test_attention_sum() -> None:

@@ -28,7 +28,7 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 from torch import Tensor
 
-from asyndm_core.attention import AttentionSum, probabilities, token_columns, watching
+from asyndm_core.attention import LayerSum, token_columns, watching
 from asyndm_core.clock import Clock
 from asyndm_core.embedding import grouped
 from asyndm_core.hosts.diffusers import (
@@ -259,10 +259,10 @@ def forward_errors(name: str) -> dict[str, float]:
     errors = {}
     for kind in ("scalar", "uniform", "regions", "random"):
         timesteps = d["t_scalar"].view(1, 1, 1).expand(2, 32, 32) if kind == "scalar" else d[f"t_{kind}"].long()
-        total = AttentionSum()
+        total = LayerSum(columns)
 
-        def seen(query: Tensor, key: Tensor, heads: int, h: int, w: int, total: AttentionSum = total) -> None:
-            total.add(probabilities(query[1:], key[1:], heads, columns).unflatten(-1, (h, w)))
+        def seen(query: Tensor, key: Tensor, heads: int, h: int, w: int, total: LayerSum = total) -> None:
+            total.add(query[1:], key[1:], heads, h, w)
 
         with watching(cross_attention_layers(unet)[4], seen), pixel_timesteps(unet, grouped(timesteps).of(timesteps)):
             out = unet(d["sample"], 0, encoder_hidden_states=contexts, added_cond_kwargs=added).sample
