@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .rows import MODELS, ROWS, Row, is_narrow
+from .rows import MODELS, ROWS, Row, is_narrow, is_tiny
 
 RESULTS = Path(__file__).parent / "results"
 PART_NAMES = ("embedding", "gather", "capture", "folding", "grouping", "masks", "move", "sampler", "live view")
@@ -58,7 +58,8 @@ def table(results: dict[str, Any]) -> str:
     """The results in Markdown."""
     order = {row.name: index for index, row in enumerate(ROWS)}
     named = sorted(((Row(**line["row"]), line) for line in results["rows"]), key=lambda pair: order.get(pair[0].name, 999))
-    full, narrow = ([pair for pair in named if is_narrow(pair[0].model) is kind] for kind in (False, True))
+    tiny = [pair for pair in named if is_tiny(pair[0].model)]
+    full, narrow = ([p for p in named if p not in tiny and is_narrow(p[0].model) is kind] for kind in (False, True))
     lines = [
         "Our step against stock ComfyUI's, in CPU time of one thread, with PyTorch's attention. Time: of each layer (narrow",
         "UNets: block) the median of its ratios, weighted by the layers' time, ± its standard error (see lockstep.ratio). All",
@@ -72,6 +73,11 @@ def table(results: dict[str, Any]) -> str:
         "UNets of a fifth of that width, quick to measure, where our part weighs most:",
         "",
         *_costs(narrow),
+        "",
+        "UNets that have all their blocks and next to nothing to compute. That is the host's work alone: the most that could",
+        "be felt on a GPU that is done before it is asked for more.",
+        "",
+        *_costs(tiny),
         "",
         "Models: random weights.",
         "",
@@ -113,6 +119,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True)
     rows = [(Row(**line["row"]), line) for line in results["rows"] if "time" in line]
     plain = [(r, line) for r, line in rows if r.capture == "every step" and not r.preview and r.cfg and r.batch == 1]
+    plain = [(r, line) for r, line in plain if not is_tiny(r.model)]
     shown = [model for model in MODELS if any(row.model == model for row, _ in plain)]
     colours = {model: f"C{number}" for number, model in enumerate(shown)}
     for model, colour in colours.items():

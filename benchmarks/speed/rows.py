@@ -72,16 +72,24 @@ MODELS: dict[str, dict[str, Any]] = {
     "SDXL narrow": {**SDXL, "model_channels": 64},
     "SDXL lean": {**XL_WIDE_LEAN, "model_channels": 64},
     "SDXL wide lean": XL_WIDE_LEAN,
+    "SD1.5 tiny": {**SD15, "model_channels": 64, "num_heads": 2, "context_dim": 64},
+    "SDXL tiny": {**SDXL, "model_channels": 32, "num_head_channels": 32, "context_dim": 64},
 }  # fmt: skip
 """By name. Half deep: half as many blocks (SD1.5: residual blocks, each with its attention; SDXL: transformer blocks).
 Narrow: 64 channels where the original has 320. SD1.5 narrow has no attention at 1/1 of the latents; lean ones have one
 residual block per level, and attention at 1/4 only, and are narrow but for the wide ones. Fewer channels make our share look
-larger than it is: a gather costs by the channel, a convolution by its square."""
+larger than it is: a gather costs by the channel, a convolution by its square. Tiny: all blocks of the original, so few
+channels that a step is only what the host does for it, and a GPU that is done at once would wait for."""
 
 
 def is_narrow(model: str) -> bool:
     """Whether a model of MODELS has fewer channels than the originals."""
     return MODELS[model]["model_channels"] < SD15["model_channels"]
+
+
+def is_tiny(model: str) -> bool:
+    """Whether a model of MODELS has next to nothing to compute."""
+    return model.endswith("tiny")
 
 
 BASE = Row()
@@ -116,4 +124,5 @@ ROWS: tuple[Row, ...] = (
     replace(XL_LEAN, pixels=2048, distinct=300, full=True),
     replace(BASE, batch=4, cfg=False, full=True),
     replace(XL, batch=4, full=True),
+    *(replace(BASE, model=name, pixels=64) for name in ("SD1.5 tiny", "SDXL tiny")),
 )
