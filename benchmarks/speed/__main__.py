@@ -33,11 +33,11 @@ def here(index: int, pairs: int, only: str | None) -> dict[str, Any]:
     """
     from .duel import Bench
     from .lockstep import ratio
-    from .memory import attention_as_on_a_gpu
+    from .memory import attention_as_on_a_gpu, room_for_all_conds
 
     bench, result = Bench(ROWS[index]), {}
     detailed = bench.row.distinct == 300
-    with attention_as_on_a_gpu():
+    with attention_as_on_a_gpu(), room_for_all_conds():
         if only in (None, "time"):
             result = ratio(bench.duel(pairs))
             if bench.distinct not in (bench.row.distinct, 0):

@@ -225,8 +225,8 @@ class Bench:
         stock = spent["stock"][0]
         shares = {"embedding": (spent["ours"][1] - spent["stock"][1]) / stock}
         stats = pstats.Stats(profile).stats  # type: ignore[attr-defined]
-        ours = {f"{file.rsplit('/', 1)[-1]}:{name}": times[3] for (file, _, name), times in stats.items()}
-        by_name = lambda names: sum(ours.get(name, 0.0) for name in names)  # noqa: E731
+        ours = [(f"{file.rsplit('/', 1)[-1]}:{name}", times[3]) for (file, _, name), times in stats.items()]
+        by_name = lambda names: sum(seconds for name, seconds in ours if name in names)  # noqa: E731
         shares |= {part: by_name(names) / stock for part, names in PARTS.items()}
         shares["sampler"] = (by_name(["samplers.py:step"]) - by_name(["run.py:__call__"])) / stock
         return shares

@@ -65,6 +65,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "transformer_depth_output": [1, 1, 1, 1, 1, 1, 0, 0],
     },
     "SD1.5 wide lean": WIDE_LEAN,
+    "SDXL": SDXL,
     "SDXL half deep": {
         **SDXL, "transformer_depth": [0, 0, 1, 1, 5, 5], "transformer_depth_output": [0, 0, 0, 1, 1, 1, 5, 5, 5],
         "transformer_depth_middle": 5,
@@ -109,6 +110,7 @@ ROWS: tuple[Row, ...] = (
     replace(WIDE, pixels=2048, cfg=False),
     *(replace(XL_HALF, distinct=n) for n in (20, 300)),
     replace(XL_HALF, cfg=False, distinct=300),
+    replace(XL_HALF, model="SDXL", cfg=False, distinct=300),
     replace(WIDE, model="SDXL wide lean", pixels=1024),
     *(replace(BASE, distinct=n) for n in (1, 2, 20, 300, 1000)),
     *(replace(BASE, capture=capture) for capture in ("off", "fixed")),
