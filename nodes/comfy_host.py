@@ -275,10 +275,9 @@ class ComfyHost:
             if index is not None and self._pixels is not None:
                 unet = model.diffusion_model
                 stack.enter_context(told(model, "model_sampling", unet, self._blocks, self._pixels, index[:, 0]))
-            if not (model in self.layers and any(chunk in self._watched for chunk in chunks)):
-                return executor(x, t, *args, **kwargs)
-            parts = self._parts_to_watch(chunks, x)
-            stack.enter_context(watching(self.layers[model], _reader(parts)))
+            parts = self._parts_to_watch(chunks, x) if model in self.layers else []
+            if parts:
+                stack.enter_context(watching(self.layers[model], _reader(parts)))
             output = executor(x, t, *args, **kwargs)
         for part in parts:
             for shares, layers in part.sum.sums():
@@ -287,10 +286,10 @@ class ComfyHost:
 
     def _parts_to_watch(self, chunks: list[tuple[Any, int]], x: Tensor) -> list[_Part]:
         """The parts of the batch x whose attention is read (a chunk is one cond for all images)."""
-        batch, parts = x.shape[0] // len(chunks), []
+        parts = []
         for position, chunk in enumerate(chunks):
             if chunk in self._watched:
-                watched = self._watched[chunk]
+                watched, batch = self._watched[chunk], x.shape[0] // len(chunks)
                 columns, present = self._words_of(watched, x.device)
                 rows = slice(position * batch, (position + 1) * batch)
                 parts.append(_Part(rows, LayerSum(columns), present, watched.area))

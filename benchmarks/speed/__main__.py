@@ -1,7 +1,7 @@
 """The cost of AsynDM: a sampling step of ours against stock ComfyUI's, in turn, on the same random weights.
 
     python -m benchmarks.speed             # small models, a few minutes on an idle machine
-    python -m benchmarks.speed --full      # models of full width too: an hour, 8 GiB
+    python -m benchmarks.speed --full      # models of full width too: some hours, 16 GiB
     python -m benchmarks.speed --only "SDXL" --pairs 9
 
 Needs a ComfyUI (COMFYUI_PATH, else ~/comfy/ComfyUI) and its requirements, and matplotlib. Every row is a process of its

@@ -14,6 +14,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 from unittest.mock import patch
 
+from asyndm_core.hooks import hooked
+
 from ..real_comfyui import load_pack
 from .lockstep import Pause, Steps, take_turns
 from .memory import peak
@@ -72,12 +74,8 @@ def paused_after_parts(unets: Sequence[Any], narrow: bool, pause: Callable[[], N
 
     modules = [module for unet in unets for module in unet.modules()]
     parts = [m for m in modules if (isinstance(m, (ResBlock, SpatialTransformer)) if narrow else not list(m.children()))]
-    hooks = [part.register_forward_hook(lambda *_: pause()) for part in parts]
-    try:
+    with hooked(part.register_forward_hook(lambda *_: pause()) for part in parts):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextmanager
@@ -212,16 +210,14 @@ class Bench:
             def end(module: Any, inputs: tuple, output: Any, clock: list = clock, total: list = total) -> None:
                 total[0] += time.thread_time() - clock[0]
 
-            hooks = [hook for m in layers for hook in (m.register_forward_pre_hook(begin), m.register_forward_hook(end))]
+            hooks = (hook for m in layers for hook in (m.register_forward_pre_hook(begin), m.register_forward_hook(end)))
             began = time.thread_time()
-            with spread(self.row.distinct):
+            with spread(self.row.distinct), hooked(hooks):
                 if arm == "ours":
                     profile.enable()
                 self.sample(arm, steps)
                 profile.disable()
             spent[arm] = (time.thread_time() - began, total[0])
-            for hook in hooks:
-                hook.remove()
         stock = spent["stock"][0]
         shares = {"embedding": (spent["ours"][1] - spent["stock"][1]) / stock}
         stats = pstats.Stats(profile).stats  # type: ignore[attr-defined]
