@@ -44,21 +44,23 @@ def fit_columns(columns: Tensor, tokens: int) -> Tensor:
     return F.pad(repeated, (0, 0, 0, tokens - repeated.shape[-2]))
 
 
-def as_values(columns: Tensor, width: int, dtype: torch.dtype) -> Tensor:
-    """Columns ((B,) tokens, words) as values of attention: ((B,) 1, tokens, a multiple of ``width`` that holds all words)."""
-    return F.pad(columns, (0, -columns.shape[-1] % width)).to(dtype).unsqueeze(-3)
+def as_values(columns: Tensor, like: Tensor) -> Sequence[Tensor]:
+    """Columns ((B,) tokens, words) where attention has its values: tensors like the keys ``like`` (B, heads, tokens, d).
+
+    Each holds d words; the last is filled up with zeros.
+    """
+    padded = F.pad(columns, (0, -columns.shape[-1] % like.shape[-1])).to(like.dtype).unsqueeze(-3)
+    return [part.expand_as(like) for part in padded.split(like.shape[-1], dim=-1)]
 
 
-def probabilities(query: Tensor, key: Tensor, heads: int, values: Tensor) -> Tensor:
+def probabilities(query: Tensor, key: Tensor, values: Sequence[Tensor]) -> Tensor:
     """Attention probability of each word at each query in each head: softmax(q k^T / sqrt(d)) columns.
 
-    query: (B, queries, heads x d); key: (B, tokens, heads x d); values: the words' columns, see ``as_values`` (width d).
-    Returns (B, heads, queries, words and what they were padded to). The softmax runs over all tokens, as in the model.
+    query: (B, heads, queries, d); key: (B, heads, tokens, d); values: the words' columns, see ``as_values``.
+    Returns (B, heads, queries, words and what they were filled up to). The softmax runs over all tokens, as in the model.
     The columns stand where a model's values do, so its own kind of kernel serves, and no table of scores is held.
     """
-    q, k = (each.unflatten(-1, (heads, -1)).transpose(1, 2) for each in (query, key))
-    expanded = values.expand(q.shape[0], heads, -1, -1).split(q.shape[-1], dim=-1)
-    shares = [F.scaled_dot_product_attention(q, k, part) for part in expanded]
+    shares = [F.scaled_dot_product_attention(query, key, part) for part in values]
     return shares[0] if len(shares) == 1 else torch.cat(shares, dim=-1)
 
 
@@ -136,15 +138,16 @@ class LayerSum:
 
     def __init__(self, columns: Tensor) -> None:
         self._columns = columns
-        self._values: dict[tuple[Any, ...], Tensor] = {}
+        self._values: dict[tuple[Any, ...], Sequence[Tensor]] = {}
         self._sums: dict[tuple[int, int, int], tuple[Tensor, int]] = {}
 
     def add(self, query: Tensor, key: Tensor, heads: int, height: int, width: int) -> None:
         """Add a layer; see ``Seen``."""
-        layout = (key.shape[1], key.shape[2] // heads, key.dtype)
+        q, k = (each.reshape(*each.shape[:2], heads, -1).transpose(1, 2) for each in (query, key))
+        layout = (k.shape, k.dtype)
         if layout not in self._values:
-            self._values[layout] = as_values(fit_columns(self._columns, layout[0]), *layout[1:])
-        seen = probabilities(query, key, heads, self._values[layout])[..., : self._columns.shape[-1]]
+            self._values[layout] = as_values(fit_columns(self._columns, k.shape[-2]), k)
+        seen = probabilities(q, k, self._values[layout])[..., : self._columns.shape[-1]]
         total, layers = self._sums.get((heads, height, width), (None, 0))
         total = seen.to(torch.float32, copy=True) if total is None else total + seen
         self._sums[heads, height, width] = (total, layers + 1)

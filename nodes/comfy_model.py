@@ -133,8 +133,10 @@ def told(
     """
     original = getattr(holder, attribute)
     values = latents.values.to(index.device)
-    alike = latents.index.shape == (1, *index.shape[1:])
-    pixels = PixelTimesteps(original.timestep(values.clamp(min=original.sigmas[0])), index[:1] if alike else index)
+    whole = latents.index.shape[1:] == index.shape[1:]
+    alike = whole and latents.index.shape[0] == 1
+    timesteps = original.timestep(values.clamp(min=original.sigmas[0]))
+    pixels = PixelTimesteps(timesteps, index[:1] if alike else index, latents.counts if whole else None)
     rows = pixels.values if network.num_classes is None else pixels.rows(index.shape[0])
     setattr(holder, attribute, MapSampling(original, values[index], rows))
     try:
@@ -150,7 +152,7 @@ def pixel_timesteps(network: nn.Module, blocks: Sequence[ResBlock], pixels: Pixe
     count, timesteps = pixels.values.shape[0], BlockTimesteps(pixels)
 
     def per_timestep(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        return output[:, None].expand(-1, count, -1).flatten(0, 1)
+        return output.expand(count, -1, -1).flatten(0, 1)
 
     def in_block() -> tuple[Callable, Callable, Callable]:
         size = [0, 0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -18,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..attention import Layer, LayerSum, choose_factor, token_columns, watching
 from ..clock import Clock, NoiseGrid, paper_clock, table_clock
-from ..embedding import Groups, PixelTimesteps, gather, grouped
+from ..embedding import BlockTimesteps, Groups, PixelTimesteps, grouped
 from ..hooks import hooked
 from ..samplers import NoiseLaw, Prediction
 
@@ -69,25 +70,34 @@ def pixel_timesteps(unet: UNet2DConditionModel, timesteps: PixelTimesteps) -> It
     The projection of the embedding in a residual block is kept aside (the block itself adds zeros), gathered to the
     block's pixels and added where the block would have: just before its second normalisation.
     """
-    images, count = timesteps.index.shape[0], timesteps.values.shape[0]
+    images, count, block_timesteps = timesteps.index.shape[0], timesteps.values.shape[0], BlockTimesteps(timesteps)
     adds_text = unet.config.addition_embed_type == "text_time"
 
     def embed(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
         return module.forward(timesteps.rows(images) if adds_text else timesteps.values).to(output.dtype)
 
     def per_timestep(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        return output[:, None].expand(-1, count, -1).flatten(0, 1)
+        return output.expand(count, -1, -1).flatten(0, 1)
 
-    def in_block(held: list[Tensor]) -> tuple[Callable, Callable]:
+    def in_block() -> tuple[Callable, ...]:
+        size: list[int] = []
+        held: list[Tensor] = []
+
+        def remember_size(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+            size[:] = output.shape[-2:]
+
+        def own_rows(module: nn.Module, inputs: tuple) -> tuple:
+            return (block_timesteps.to_project(inputs[0], *size),)
+
         def keep_projection(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
             held[:] = [output]
             return output.new_zeros(images, output.shape[1])
 
         def add_projection(module: nn.Module, inputs: tuple) -> tuple:
             (features,) = inputs
-            return (features + gather(held.pop(), timesteps.at_size(*features.shape[-2:])),)
+            return (features + block_timesteps.to_pixels(held.pop(), *size),)
 
-        return keep_projection, add_projection
+        return remember_size, own_rows, keep_projection, add_projection
 
     def hooks() -> Iterator[RemovableHandle]:
         yield unet.time_proj.register_forward_hook(embed)
@@ -95,7 +105,9 @@ def pixel_timesteps(unet: UNet2DConditionModel, timesteps: PixelTimesteps) -> It
             yield unet.add_embedding.register_forward_hook(per_timestep)
         for block in unet.modules():
             if isinstance(block, ResnetBlock2D):
-                keep_projection, add_projection = in_block([])
+                remember_size, own_rows, keep_projection, add_projection = in_block()
+                yield block.conv1.register_forward_hook(remember_size)
+                yield block.time_emb_proj.register_forward_pre_hook(own_rows)
                 yield block.time_emb_proj.register_forward_hook(keep_projection)
                 yield block.norm2.register_forward_pre_hook(add_projection)
 
@@ -166,7 +178,7 @@ class DiffusersHost:
         self._seen = LayerSum(self.columns)
         with ExitStack() as stack:
             if timesteps.values.shape[0] > 1:
-                doubled = PixelTimesteps(timesteps.values, torch.cat([timesteps.index] * 2))
+                doubled = replace(timesteps, index=torch.cat([timesteps.index] * 2))
                 stack.enter_context(pixel_timesteps(self.unet, doubled))
             if watch:
                 stack.enter_context(watching(self.layers, self._read))

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from asyndm_core.embedding import BlockTimesteps, PixelTimesteps, at_size, gather, grouped
+from asyndm_core.embedding import STRIDES, BlockTimesteps, PixelTimesteps, at_size, gather, grouped
 from asyndm_core.hosts.diffusers import pixel_timesteps
 
 ODD_SIZES = [(16, 16), (18, 22), (13, 17), (16, 9)]
@@ -108,16 +108,17 @@ def test_the_unet_is_as_before_afterwards(unet: UNet2DConditionModel) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(1, 3), st.integers(1, 20), st.integers(1, 20), st.sampled_from([1, 2, 7, 1000]), st.integers(0, 2**32))
+@given(st.integers(1, 3), st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 2, 7, 1000]), st.integers(0, 2**32))
 def test_groups_are_the_distinct_values(batch: int, height: int, width: int, values: int, seed: int) -> None:
-    """values and index are those of torch.unique, which has to wait for the device; rows are the values for each image."""
+    """The values of torch.unique, which has to wait for the device; first those of the coarsest grid, then of the next."""
     generator = torch.Generator().manual_seed(seed)
     level = torch.randint(values, (batch, height, width), generator=generator) * 0.1
     groups = grouped(level)
-    found, (wanted, index) = groups.of(level), torch.unique(level, return_inverse=True)
-    assert torch.equal(found.values, wanted) and torch.equal(found.index, index)
-    assert groups.count == len(wanted) and groups.least == wanted[0]
-    assert torch.equal(found.rows(batch), wanted.repeat(batch))
+    found = groups.of(level)
+    assert torch.equal(found.values[found.index], level) and torch.equal(found.values.sort().values, level.unique())
+    assert groups.count == len(found.values) and groups.least == level.min()
+    for stride, count in zip(STRIDES, groups.counts, strict=True):
+        assert torch.equal(found.values[:count].sort().values, level[:, ::stride, ::stride].unique())
 
 
 @settings(max_examples=100, deadline=None)
@@ -136,30 +137,43 @@ def test_groups_of_two_maps_hold_for_what_is_computed_from_both(one: int, other:
 @pytest.mark.parametrize("images", [1, 3], ids=["rows for all images", "rows for each image"])
 def test_gather_picks_the_row_of_each_pixel(images: int) -> None:
     """Image b, pixel (y, x) of a block at half the size gets row index[b, 2 y, 2 x] of image b."""
-    embedded, index = torch.randn(images * 5, 4), torch.randint(5, (3, 4, 13))
-    got = gather(embedded, PixelTimesteps(torch.arange(5.0), index).at_size(2, 7))
+    index = torch.randint(5, (3, 4, 13))
+    pixels = PixelTimesteps(torch.arange(5.0), index)
+    embedded = 10 * pixels.rows(images)[:, None] + torch.arange(images).repeat(5)[:, None] + torch.rand(1, 4)
+    got = gather(embedded, pixels.at_size(2, 7))
     assert got.shape == (3, 4, 2, 7)
-    for b, y, x in ((0, 0, 0), (1, 1, 6), (2, 0, 3)):
-        assert torch.equal(got[b, :, y, x], embedded[(b * 5 if images > 1 else 0) + index[b, 2 * y, 2 * x]])
+    image = torch.arange(3)[:, None, None] % images
+    assert torch.equal(got[:, 0], (10 * index[:, ::2, ::2] + image) + embedded[0, 0])
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.integers(1, 3), st.booleans(), st.booleans(), st.sampled_from([1, 7, 300]), st.integers(0, 2**32))
-def test_gathered_before_or_after_the_projection(images: int, alike: bool, each: bool, count: int, seed: int) -> None:
-    """A block of 3 x 4 pixels projects so many rows at most, and adds what a gather of all projected rows gives."""
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(1, 3), st.booleans(), st.booleans(), st.booleans(), st.sampled_from([1, 7, 300]),
+    st.sampled_from([(24, 40, 1), (12, 20, 2), (6, 10, 4), (3, 5, 8), (2, 3, 8), (9, 9, None)]), st.integers(0, 2**32),
+)  # fmt: skip
+def test_blocks_project_their_own_timesteps(
+    images: int, alike: bool, each: bool, known: bool, values: int, block: tuple[int, int, int | None], seed: int
+) -> None:
+    """A block adds what a gather of all projected rows gives, and projects no timestep that none of its pixels has.
+
+    All are projected where the counts are not known, and in a block whose size no convolutions of stride 2 make. A block
+    at 1/16 projects those at 1/8.
+    """
+    height, width, stride = block
     generator = torch.Generator().manual_seed(seed)
-    index = torch.randint(count, (1 if alike else images, 6, 8), generator=generator)
-    pixels = PixelTimesteps(torch.arange(float(count)), index)
+    level = torch.randint(values, (1 if alike else images, 24, 40), generator=generator).float()
+    pixels = grouped(level).of(level)
+    everything = PixelTimesteps(pixels.values, pixels.index)
+    count = len(pixels.values)
     embedded = torch.randn(images * count if each else count, 5, generator=generator)
     projection = torch.randn(5, 2, generator=generator)
-    block = BlockTimesteps(pixels)
-    rows = block.to_project(embedded, 3, 4)
-    assert len(rows) == min(len(embedded), (1 if alike and not each else images) * 12)
-    wanted = gather(embedded @ projection, pixels.at_size(3, 4))
-    torch.testing.assert_close(block.to_pixels(rows @ projection, 3, 4), wanted)
-    assert torch.equal(
-        wanted.expand(images, -1, -1, -1)[-1, :, 2, 3], (embedded @ projection)[len(embedded) - count + index[-1, 4, 6]]
-    )
+    timesteps = BlockTimesteps(pixels if known else everything)
+    rows = timesteps.to_project(embedded, height, width)
+    own = len(level[:, ::stride, ::stride].unique()) if known and stride else count
+    assert len(rows) == own * (images if each else 1)
+    wanted = gather(embedded @ projection, everything.at_size(height, width))
+    torch.testing.assert_close(timesteps.to_pixels(rows @ projection, height, width), wanted)
+    assert wanted.shape == (images if each else len(level), 2, height, width)
 
 
 @settings(max_examples=100, deadline=None)
