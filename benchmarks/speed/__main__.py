@@ -27,7 +27,7 @@ from .rows import ROWS
 
 
 def here(index: int, pairs: int, only: str | None) -> dict[str, Any]:
-    """Measure one row in this process. Parts and memory are measured where there are 300 distinct timesteps.
+    """Measure one row in this process. Parts and memory are measured where there are 300 distinct timesteps, or a live view.
 
     only: "time", "parts" or "memory"; None for all.
     """
@@ -36,7 +36,7 @@ def here(index: int, pairs: int, only: str | None) -> dict[str, Any]:
     from .memory import attention_as_on_a_gpu, room_for_all_conds
 
     bench, result = Bench(ROWS[index]), {}
-    detailed = bench.row.distinct == 300
+    detailed = bench.row.distinct == 300 or bench.row.preview
     with attention_as_on_a_gpu(), room_for_all_conds():
         if only in (None, "time"):
             result = ratio(bench.duel(pairs))
