@@ -53,13 +53,17 @@ ONE_HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRES
 """The arms run in threads: each would have a heap of its own, and lose or keep freed memory by its own history."""
 
 
-def measure(index: int, pairs: int, only: str | None) -> dict[str, Any]:
-    """``here`` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.speed", "--row", str(index), "--pairs", str(pairs)]
-    command += [] if only is None else ["--measure", only]
+def apart(*arguments: str) -> Any:
+    """What this command measures with ``arguments``, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.speed", "--here", *arguments]
     environment = {**os.environ, **ONE_HEAP}
     done = subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(index: int, pairs: int, only: str | None) -> dict[str, Any]:
+    """``here`` in a process of its own."""
+    return apart("--row", str(index), "--pairs", str(pairs), *([] if only is None else ["--measure", only]))
 
 
 def main() -> None:
@@ -72,16 +76,18 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure rows anew that are in the results")
     parser.add_argument("--whole", action="store_true", help="whole runs of the demo model, import and nodes instead")
     parser.add_argument("--row", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.row is not None:
-        sys.stdout.write(json.dumps(here(options.row, options.pairs, options.measure)) + "\n")
+    if options.here:
+        from .whole import measure_whole
+
+        measured = measure_whole(options.pairs) if options.whole else here(options.row, options.pairs, options.measure)
+        sys.stdout.write(json.dumps(measured) + "\n")
         return
     path = RESULTS / "results.json"
     results = json.loads(path.read_text()) if path.is_file() else {"rows": [], "whole": {}}
     if options.whole:
-        from .whole import measure_whole
-
-        results["whole"] = measure_whole(options.pairs)
+        results["whole"] = apart("--whole", "--pairs", str(options.pairs))
         write(results)
         return
     for index, row in enumerate(ROWS):
