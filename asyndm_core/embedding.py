@@ -38,6 +38,10 @@ class PixelTimesteps:
         """Each value once for each image, (n x images,): for a UNet that adds something of each image to them."""
         return self.values[:, None].expand(-1, images).flatten()
 
+    def beside_rows(self, of_images: Tensor) -> Tensor:
+        """Something of each image (images, C), in the order of ``rows``: (n x images, C)."""
+        return of_images.expand(len(self.values), -1, -1).flatten(0, 1)
+
     def at_size(self, height: int, width: int) -> PixelTimesteps:
         """The same for the pixels of a block (see ``at_size``), without the values that none of them has.
 
@@ -66,7 +70,7 @@ class Groups:
     @property
     def counts(self) -> tuple[int, ...]:
         """How many groups have pixels that a block of each of STRIDES takes."""
-        return tuple(int(last) + 1 for last in self.summary.read()[1:])
+        return tuple(int(last) + 1 for last in self.summary.read()[1:].tolist())
 
     @property
     def count(self) -> int:
@@ -80,7 +84,8 @@ class Groups:
 
     def of(self, level: Tensor) -> PixelTimesteps:
         """Another map (B, H, W) that is even within each group, by these groups."""
-        return PixelTimesteps(level.flatten()[self.members[: self.count]], self.index, self.counts)
+        counts = self.counts
+        return PixelTimesteps(level.flatten()[self.members[: counts[-1]]], self.index, counts)
 
     def split(self, other: Groups) -> Groups:
         """The pixels that share both this group and ``other``'s: whatever is computed from both is even within them."""

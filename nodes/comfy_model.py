@@ -149,10 +149,10 @@ def told(
 @contextmanager
 def pixel_timesteps(network: nn.Module, blocks: Sequence[ResBlock], pixels: PixelTimesteps) -> Iterator[None]:
     """While it lasts, the residual ``blocks`` of ``network`` gather the embedded timesteps to their own pixels."""
-    count, timesteps = pixels.values.shape[0], BlockTimesteps(pixels)
+    timesteps = BlockTimesteps(pixels)
 
     def per_timestep(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        return output.expand(count, -1, -1).flatten(0, 1)
+        return pixels.beside_rows(output)
 
     def in_block() -> tuple[Callable, Callable, Callable]:
         size = [0, 0]

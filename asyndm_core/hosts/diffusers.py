@@ -70,14 +70,14 @@ def pixel_timesteps(unet: UNet2DConditionModel, timesteps: PixelTimesteps) -> It
     The projection of the embedding in a residual block is kept aside (the block itself adds zeros), gathered to the
     block's pixels and added where the block would have: just before its second normalisation.
     """
-    images, count, block_timesteps = timesteps.index.shape[0], timesteps.values.shape[0], BlockTimesteps(timesteps)
+    images, block_timesteps = timesteps.index.shape[0], BlockTimesteps(timesteps)
     adds_text = unet.config.addition_embed_type == "text_time"
 
     def embed(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
         return module.forward(timesteps.rows(images) if adds_text else timesteps.values).to(output.dtype)
 
     def per_timestep(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        return output.expand(count, -1, -1).flatten(0, 1)
+        return timesteps.beside_rows(output)
 
     def in_block() -> tuple[Callable, ...]:
         size: list[int] = []

@@ -117,6 +117,9 @@ def test_groups_are_the_distinct_values(batch: int, height: int, width: int, val
     found = groups.of(level)
     assert torch.equal(found.values[found.index], level) and torch.equal(found.values.sort().values, level.unique())
     assert groups.count == len(found.values) and groups.least == level.min()
+    assert torch.equal(found.rows(batch), found.values.repeat_interleave(batch))
+    of_images = torch.rand(batch, 2)
+    assert torch.equal(found.beside_rows(of_images), of_images.repeat(groups.count, 1))
     for stride, count in zip(STRIDES, groups.counts, strict=True):
         assert torch.equal(found.values[:count].sort().values, level[:, ::stride, ::stride].unique())
 
@@ -143,7 +146,7 @@ def test_gather_picks_the_row_of_each_pixel(images: int) -> None:
     got = gather(embedded, pixels.at_size(2, 7))
     assert got.shape == (3, 4, 2, 7)
     image = torch.arange(3)[:, None, None] % images
-    assert torch.equal(got[:, 0], (10 * index[:, ::2, ::2] + image) + embedded[0, 0])
+    assert torch.equal(got, (10 * index[:, ::2, ::2] + image)[:, None] + embedded[0, :, None, None])
 
 
 @settings(max_examples=200, deadline=None)
