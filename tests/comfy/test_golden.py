@@ -1,4 +1,4 @@
-"""The paper preset inside ComfyUI against the authors' own numbers (hu-zijing/AsynDM at e6daf2e) on tiny random UNets.
+"""The paper preset inside ComfyUI against the authors' own numbers (tests/golden) on tiny random UNets.
 
 The golden diffusers UNets are brought into ComfyUI's UNetModel by ComfyUI's own table of names. Integer timestep maps
 and masks have to be equal, pixel by pixel. Real numbers have tolerances, all relative to the standard deviation of what
@@ -13,12 +13,9 @@ is compared, ATTENTION apart:
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import comfy.latent_formats
@@ -28,6 +25,7 @@ import comfy.ops
 import comfy.sample
 import comfy.samplers
 import comfy.utils
+import golden
 import pytest
 import torch
 from asyndm_pack.asyndm_core.embedding import grouped
@@ -38,26 +36,11 @@ from asyndm_pack.nodes.comfy_model import ResidualBlocks, pixel_timesteps
 from asyndm_pack.nodes.comfy_run import Options, apply
 from asyndm_pack.nodes.conditioning import ANNOTATION, Annotation
 from comfy.k_diffusion import sampling as k_diffusion
-from safetensors.torch import load_file
 from tiny import CPU, ModelType, TinyConfig, patcher
 from torch import Tensor
 
 FORWARD, ATTENTION, STEP, RUN = 1e-5, 1e-6, 5e-5, 1e-3
-FOLDER = Path(os.environ.get("ASYNDM_GOLDEN", Path(__file__).resolve().parents[3] / "shared" / "golden"))
 CURVES = {"bin": "quadratic", "lin": "piecewise linear", "exp": "exponential", None: "linear"}
-UNETS = ("U1", "U2")
-
-
-def names(forward: bool) -> list[Any]:
-    """The case files there are for these UNets, or one parameter that is skipped."""
-    found = [path.stem for path in sorted(FOLDER.glob("[0-9]*.json")) if path.with_suffix(".safetensors").is_file()]
-    found = [
-        name
-        for name in found
-        if name.startswith("00_forward") == forward and json.loads((FOLDER / f"{name}.json").read_text())["model"] in UNETS
-    ]
-    skip = pytest.mark.skip(reason=f"no golden case files at {FOLDER}: set ASYNDM_GOLDEN to their folder")
-    return found or [pytest.param("none", marks=skip)]
 
 
 # --- the golden UNets in ComfyUI ---------------------------------------------------------------------------------------
@@ -85,18 +68,16 @@ def unet_config(diffusers: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def load_model(name: str, prediction: str) -> Any:
-    """A golden UNet as a MODEL. The files are float16 and hold exactly the float32 weights of the runs."""
-    folder = FOLDER / "models" / name
-    config = unet_config(json.loads((folder / "config.json").read_text()))
+    """A golden UNet as a MODEL."""
+    config = unet_config(golden.config(name))
     family = TinyConfig(config)
     family.latent_format = comfy.latent_formats.LatentFormat()
     family.set_inference_dtype(torch.float32, None)
     family.custom_operations = comfy.ops.disable_weight_init
     kind = {"epsilon": ModelType.EPS, "v_prediction": ModelType.V_PREDICTION}[prediction]
     model = comfy.model_base.BaseModel(family, kind, device="cpu")
-    weights = load_file(folder / "diffusion_pytorch_model.safetensors")
     table = comfy.utils.unet_to_diffusers(config)
-    model.diffusion_model.load_state_dict({table[key]: value.float() for key, value in weights.items()}, strict=True)
+    model.diffusion_model.load_state_dict({table[key]: value for key, value in golden.weights(name).items()}, strict=True)
     return patcher(model.eval())
 
 
@@ -105,7 +86,7 @@ def load_model(name: str, prediction: str) -> Any:
 
 @dataclass(frozen=True)
 class Case:
-    """One case file, and the run that it asks for."""
+    """One golden run, and how to make it."""
 
     facts: dict[str, Any]
     data: dict[str, Tensor]
@@ -134,7 +115,7 @@ class Case:
     @property
     def model(self) -> Any:
         """The MODEL, with the file's noise levels."""
-        model = load_model(self.facts["model"], self.facts["scheduler"]["prediction_type"])
+        model = load_model(self.facts["model"], self.facts["prediction_type"])
         model.model.model_sampling.set_sigmas(self.grid)
         return model
 
@@ -177,8 +158,8 @@ class Case:
 
 
 def read(name: str) -> Case:
-    """A case file."""
-    return Case(json.loads((FOLDER / f"{name}.json").read_text()), load_file(FOLDER / f"{name}.safetensors"))
+    """A golden run."""
+    return Case(golden.CASES[name], golden.case(name))
 
 
 def variance_preserving(x: Tensor, sigma: Tensor) -> Tensor:
@@ -196,11 +177,11 @@ def distance(actual: Tensor, expected: Tensor) -> float:
 
 
 @pytest.mark.parametrize("kind", ["scalar", "uniform", "regions", "random"])
-@pytest.mark.parametrize("name", names(forward=True))
+@pytest.mark.parametrize("name", golden.UNETS)
 def test_one_call(name: str, kind: str) -> None:
     """A map of timesteps, rows (uncond, cond) with maps of their own."""
-    facts, data = json.loads((FOLDER / f"{name}.json").read_text()), load_file(FOLDER / f"{name}.safetensors")
-    unet = load_model(facts["model"], "epsilon" if facts["model"] == "U1" else "v_prediction").model.diffusion_model
+    data = golden.forward(name)
+    unet = load_model(name, "epsilon" if name == "U1" else "v_prediction").model.diffusion_model
     context = torch.cat([data["neg_prompt_embeds"], data["prompt_embeds"]])
     timesteps = data[f"t_{kind}"].long()
     timesteps = timesteps.view(-1, 1, 1).expand(2, 32, 32) if kind == "scalar" else timesteps
@@ -232,12 +213,12 @@ def evaluate(case: Case, ask: Callable[[ComfyHost], None]) -> None:
 def denoised_of(case: Case, latents: Tensor, prediction: Tensor, step: int) -> Tensor:
     """x0 of the file's guided prediction: (x - sqrt(1 - a) eps) / sqrt(a), or sqrt(a) x - sqrt(1 - a) v."""
     alpha = case.data["alphas_cumprod"][case.map_of(step)][:, None]
-    if case.facts["scheduler"]["prediction_type"] == "epsilon":
+    if case.facts["prediction_type"] == "epsilon":
         return (latents - (1 - alpha).sqrt() * prediction) / alpha.sqrt()
     return alpha.sqrt() * latents - (1 - alpha).sqrt() * prediction
 
 
-@pytest.mark.parametrize("name", names(forward=False))
+@pytest.mark.parametrize("name", golden.CASES)
 def test_single_evaluations(name: str) -> None:
     """Denoised latents and attention at every step whose latents are stored, from those latents."""
     case = read(name)
@@ -279,7 +260,7 @@ def free_run(case: Case, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Snapshot
     return snapshots, samples.to(CPU)
 
 
-@pytest.mark.parametrize("name", names(forward=False))
+@pytest.mark.parametrize("name", golden.CASES)
 def test_whole_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Timestep maps and masks exactly, attention and latents within the tolerances above."""
     case = read(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,15 +27,6 @@ def _seeded() -> Iterator[None]:
     torch.manual_seed(0)
     with torch.no_grad():
         yield
-
-
-@pytest.fixture(scope="session")
-def golden() -> Path:
-    """The folder of the authors' numbers: ASYNDM_GOLDEN, else shared/golden beside the repository."""
-    folder = Path(os.environ.get("ASYNDM_GOLDEN", ROOT.parent / "shared" / "golden"))
-    if not (folder / "schedule_table.json").is_file():
-        pytest.skip(f"no golden numbers at {folder}: set ASYNDM_GOLDEN to their folder")
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
+from golden import schedule_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -52,7 +51,7 @@ def paper(steps: int, grid: NoiseGrid) -> PaperClock:
 
 
 @pytest.mark.parametrize("case", ["target", "switch"])
-def test_golden_table(golden: Path, grid: NoiseGrid, case: str) -> None:
+def test_golden_table(grid: NoiseGrid, case: str) -> None:
     """Every row through ``paper_clock`` in float32, as a run computes it.
 
     States agree with the authors' float32 to 4 of its last bits (2.4e-4 at 1000; exponential and piecewise linear
@@ -60,8 +59,7 @@ def test_golden_table(golden: Path, grid: NoiseGrid, case: str) -> None:
     Rounded timesteps are the authors', wherever they exist (the table flags timesteps above 999), and sigma is that of
     the rounded timestep.
     """
-    rows = json.loads((golden / "schedule_table.json").read_text())["rows"]
-    for row in rows:
+    for row in schedule_rows():
         steps, clock = row["N"], paper(row["N"], grid)
         inside = range(-1, steps) if case == "target" else range(steps // 4, steps // 2)
         state = clock.start((1,))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
+from golden import schedule_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -43,9 +42,9 @@ def histories(steps: int, pixels: int, seed: int) -> Tensor:
 
 
 @pytest.mark.parametrize("case", ["target", "switch"])
-def test_golden_table_in_double_precision(golden: Path, case: str) -> None:
+def test_golden_table_in_double_precision(case: str) -> None:
     """Every row of the authors' table, all steps: our simplified formulas are theirs to 1e-9 (timesteps, 1000 to 1)."""
-    for row in json.loads((golden / "schedule_table.json").read_text())["rows"]:
+    for row in schedule_rows():
         steps, k = row["N"], row["k"]
         track = Track(end=1.0, unit=1000 / steps, intervals=steps)
         inside = range(-1, steps) if case == "target" else range(steps // 4, steps // 2)

@@ -1,7 +1,6 @@
-"""The paper preset against the authors' own numbers (hu-zijing/AsynDM at e6daf2e) on tiny random UNets.
+"""The paper preset against the authors' own numbers (tests/golden) on tiny random UNets.
 
-Every case file of the golden folder is run as it says. Integer timestep maps and masks have to be equal, pixel by
-pixel.
+Every run of the golden folder is made again. Integer timestep maps and masks have to be equal, pixel by pixel.
 Real numbers have tolerances, all relative to the standard deviation of what is compared:
 
 - FORWARD 1e-5: one UNet call. The authors write attention out where we use the fused kernel, and project the embedding
@@ -15,17 +14,13 @@ Real numbers have tolerances, all relative to the standard deviation of what is 
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any
 
+import golden
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors.torch import load_file
 from torch import Tensor
 
 from asyndm_core.attention import LayerSum, token_columns, watching
@@ -44,31 +39,20 @@ from asyndm_core.run import Now, Snapshot, sample, start
 from asyndm_core.samplers import Sampler, Step, find_sampler
 
 FORWARD, ATTENTION, STEP, RUN = 1e-5, 1e-6, 5e-5, 1e-3
-FOLDER = Path(os.environ.get("ASYNDM_GOLDEN", Path(__file__).resolve().parents[3] / "shared" / "golden"))
 CURVES = {"bin": "quadratic", "lin": "piecewise linear", "exp": "exponential", None: "linear"}
-
-
-def names(prefix: str, forward: bool) -> list[Any]:
-    """The case files there are, or one parameter that is skipped."""
-    found = [p.stem for p in sorted(FOLDER.glob(f"{prefix}*.json")) if p.stem.startswith("00_forward") == forward]
-    found = [name for name in found if (FOLDER / f"{name}.safetensors").is_file()]
-    missing = pytest.mark.skip(reason=f"no golden case files at {FOLDER}: set ASYNDM_GOLDEN to their folder")
-    return found or [pytest.param("none", marks=missing)]
 
 
 @cache
 def load_unet(name: str) -> UNet2DConditionModel:
-    """A golden UNet: float16 files that hold exactly the float32 weights of the runs."""
-    folder = FOLDER / "models" / name
-    unet = UNet2DConditionModel.from_config(json.loads((folder / "config.json").read_text()))
-    state = load_file(folder / "diffusion_pytorch_model.safetensors")
-    unet.load_state_dict({key: value.float() for key, value in state.items()})
+    """A golden UNet."""
+    unet = UNet2DConditionModel.from_config(golden.config(name))
+    unet.load_state_dict(golden.weights(name))
     return unet.eval().requires_grad_(False)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One case file, and the run that it asks for."""
+    """One golden run, and how to make it."""
 
     facts: dict
     data: dict[str, Tensor]
@@ -105,15 +89,11 @@ class Case:
         return make_clock(alphas, timesteps, paper=True, last=sigma_of_alphas(alphas)[0].item())
 
     def host(self) -> DiffusersHost:
-        """The case's UNet and prompt, with SDXL's added conditions where the file has them."""
+        """The case's UNet and prompt."""
         d, f = self.data, self.facts
-        added = [{"text_embeds": d["text_embeds"][n, None], "time_ids": d["time_ids"][n, None]} for n in (0, 1)] if (
-            "text_embeds" in d
-        ) else [None, None]  # fmt: skip
         return DiffusersHost(
-            load_unet(f["model"]), d["alphas_cumprod"], f["scheduler"]["prediction_type"], d["prompt_embeds"],
-            d["neg_prompt_embeds"], f["guidance_scale"], [[i + 1] for i in f["item_idx"]],
-            added_cond=added[1], added_uncond=added[0],
+            load_unet(f["model"]), d["alphas_cumprod"], f["prediction_type"], d["prompt_embeds"], d["neg_prompt_embeds"],
+            f["guidance_scale"], [[i + 1] for i in f["item_idx"]],
         )  # fmt: skip
 
     def sampler(self) -> Sampler:
@@ -135,8 +115,8 @@ class Case:
 
 
 def read(name: str) -> Case:
-    """A case file."""
-    return Case(json.loads((FOLDER / f"{name}.json").read_text()), load_file(FOLDER / f"{name}.safetensors"))
+    """A golden run."""
+    return Case(golden.CASES[name], golden.case(name))
 
 
 def relative(got: Tensor, wanted: Tensor) -> float:
@@ -148,7 +128,7 @@ def relative(got: Tensor, wanted: Tensor) -> float:
 def run(case: Case, plan: Plan, begin: Now, fixed: bool = False) -> tuple[list[Snapshot], Tensor]:
     """A free run from x_T: a snapshot for each step, and the final latents, variance-preserving."""
     snapshots: list[Snapshot] = []
-    draws = iter(case.data.get("step_noise", ()))
+    draws = iter(case.data["step_noise"])
     x = case.exploding(case.data["x_T"], begin.sigma)
     clock = case.clock()
     x = sample(
@@ -218,7 +198,7 @@ def single_steps(name: str) -> dict[str, float]:
         sigma, sigma_next = (grid[case.timesteps(n)][:, None] for n in (i, i + 1))
         x = case.exploding(before, sigma)
         denoised = host.denoise(x, sigma, clock.sigmas[i], watch=True).denoised
-        if case.facts["scheduler"]["prediction_type"] == "epsilon":
+        if case.facts["prediction_type"] == "epsilon":
             output = (x - denoised) / sigma
         else:
             output = before / sigma - denoised * (1 + sigma**2).sqrt() / sigma
@@ -230,20 +210,20 @@ def single_steps(name: str) -> dict[str, float]:
         if "cross_map" in case.data and seen is not None:
             worst["attention"] = max(worst["attention"], relative(seen, case.data["cross_map"][i]))
         step = Step(i, sigma, sigma_next, (clock.sigmas[i], clock.sigmas[i + 1]), ends_clean=False)
-        noise = case.data["step_noise"][i] if "step_noise" in case.data else torch.zeros_like(x)
+        noise = case.data["step_noise"][i]
         after = sampler.step(host.denoise, x, step, sampler.history(), lambda *_, drawn=noise: drawn, host.law)
         after = after / (1 + sigma_next**2).sqrt()
         worst["step"] = max(worst["step"], relative(after, case.data["latents"][row]))
     return worst
 
 
-@pytest.mark.parametrize("name", names("[0-9]", forward=False))
+@pytest.mark.parametrize("name", golden.CASES)
 def test_a_whole_run(name: str) -> None:
     """Timesteps and masks equal at every step; attention, latents and final latents within RUN."""
     assert all(error < RUN for error in free_run(name).values())
 
 
-@pytest.mark.parametrize("name", names("[0-9]", forward=False))
+@pytest.mark.parametrize("name", golden.CASES)
 def test_single_steps(name: str) -> None:
     """From the stored latents: the guided prediction, attention and the latents after the step within STEP."""
     assert all(error < STEP for error in single_steps(name).values())
@@ -251,11 +231,9 @@ def test_single_steps(name: str) -> None:
 
 def forward_errors(name: str) -> dict[str, float]:
     """One UNet call at four kinds of timestep maps: outputs and attention against the authors' forward."""
-    case = read(name)
-    d, unet = case.data, load_unet(case.facts["model"])
+    d, unet = golden.forward(name), load_unet(name)
     contexts = torch.cat([d["neg_prompt_embeds"], d["prompt_embeds"]])
     columns = token_columns([[i + 1] for i in d["item_idx"].tolist()], contexts.shape[1])
-    added = {k: d[k] for k in ("text_embeds", "time_ids") if k in d} or None
     errors = {}
     for kind in ("scalar", "uniform", "regions", "random"):
         timesteps = d["t_scalar"].view(1, 1, 1).expand(2, 32, 32) if kind == "scalar" else d[f"t_{kind}"].long()
@@ -265,7 +243,7 @@ def forward_errors(name: str) -> dict[str, float]:
             total.add(query[1:], key[1:], heads, h, w)
 
         with watching(cross_attention_layers(unet)[4], seen), pixel_timesteps(unet, grouped(timesteps).of(timesteps)):
-            out = unet(d["sample"], 0, encoder_hidden_states=contexts, added_cond_kwargs=added).sample
+            out = unet(d["sample"], 0, encoder_hidden_states=contexts).sample
         errors[f"out_{kind}"] = relative(out, d[f"out_{kind}"])
         seen_map = total.mean()
         assert seen_map is not None
@@ -273,7 +251,7 @@ def forward_errors(name: str) -> dict[str, float]:
     return errors
 
 
-@pytest.mark.parametrize("name", names("00_forward", forward=True))
+@pytest.mark.parametrize("name", golden.UNETS)
 def test_one_forward(name: str) -> None:
     """The UNet at a scalar, a uniform map, three regions and 1000 random timesteps."""
     for what, error in forward_errors(name).items():
