@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .curves import AUTHORS_CURVES, CURVES, Strength, Track
+from .regions import SWITCH_OFF
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _check_table(sigmas: Tensor) -> None:
         before, after = sigmas[rises[0] : rises[0] + 2].tolist()
         raise ValueError(
             f"The table of sigmas rises in step {rises[0] + 1} (from {before:.4g} to {after:.4g}): asynchronous sampling only "
-            "denoises. Sort the sigmas downwards (Flip Sigmas turns them), or bypass AsynDM for this sampler."
+            f"denoises. Sort the sigmas downwards (Flip Sigmas turns them), or {SWITCH_OFF}."
         )
 
 

@@ -25,6 +25,11 @@ PRESETS = ("default", "paper")
 KNOWN_PIXELS = ("noised", "clean")
 MOST_GROW, MOST_FEATHER = 64, 64
 """Latent pixels, at most."""
+SWITCH_OFF = (
+    "switch AsynDM off (bypass Apply AsynDM, put KSampler in the place of AsynDM KSampler, or set mode of Asynchronous "
+    "Timestep Map to synchronous)"
+)
+"""How to get the ordinary sampler, for messages. Bypassing the other nodes loses the prompt, or samples nothing."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class Apply(io.ComfyNode):
             description=(
                 "Makes every sampler that is given this model sample asynchronously: KSampler, SamplerCustomAdvanced, "
                 "and the samplers of other packs. Place it last before the sampler. The sampler's positive must come "
-                "from the Cross-Attention Mask."
+                "from the Cross-Attention Mask. Bypass this node for the ordinary sampler."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="The model to sample. It is not changed: a patched copy comes out."),

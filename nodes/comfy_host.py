@@ -22,6 +22,7 @@ from ..asyndm_core.attention import AttentionSum, Layer, LayerSum, Seen, choose_
 from ..asyndm_core.clock import Clock, NoiseGrid, paper_clock, table_clock
 from ..asyndm_core.embedding import Groups, PixelTimesteps, grouped
 from ..asyndm_core.inpainting import blend
+from ..asyndm_core.regions import SWITCH_OFF
 from ..asyndm_core.samplers import Prediction
 from .comfy_model import MapControl, ResidualBlocks, check_model, cross_attention_layers, fold, noise_law, told, unfold
 from .conditioning import ANNOTATION, Annotation
@@ -214,7 +215,8 @@ class ComfyHost:
             if x.shape[0] != index.shape[0] or x.shape[-2:] != index.shape[-2:]:
                 raise ValueError(
                     f"Another node samples the model on latents of {tuple(x.shape)} while AsynDM samples "
-                    f"{tuple(index.shape)}: context windows and tiled diffusion do not go with AsynDM. Bypass one of them."
+                    f"{tuple(index.shape)}: context windows and tiled diffusion do not go with AsynDM. Bypass that node, or "
+                    f"{SWITCH_OFF}."
                 )
             conds = [None if group is None else [self._with_map(cond, index) for cond in group] for group in conds]
         try:

@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from ..asyndm_core.attention import Layer
 from ..asyndm_core.embedding import BlockTimesteps, PixelTimesteps
 from ..asyndm_core.hooks import hooked
+from ..asyndm_core.regions import SWITCH_OFF
 from ..asyndm_core.samplers import NoiseLaw
 
 
@@ -43,7 +44,7 @@ def check_model(model: Any, latent: Tensor) -> UNetModel:
     if not isinstance(unet, UNetModel):
         raise UnsupportedModelError(
             f"AsynDM does not support {name}: it needs a UNet of the SD1.x, SD2.x or SDXL family. "
-            "Use another checkpoint, or bypass the AsynDM nodes for this one."
+            f"Use another checkpoint, or {SWITCH_OFF}."
         )
     if latent.ndim != 4 or any(isinstance(block, VideoResBlock) for block in residual_blocks(unet)):
         raise UnsupportedModelError(

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..asyndm_core.inpainting import known
-from ..asyndm_core.regions import Plan, Region, TimestepMap, make_plan
+from ..asyndm_core.regions import SWITCH_OFF, Plan, Region, TimestepMap, make_plan
 from ..asyndm_core.run import Snapshot, generate, noise_table
 from ..asyndm_core.samplers import Sampler, find_sampler
 from .comfy_host import WRAPPER_KEY, ComfyHost, WrappersMP
@@ -184,7 +184,7 @@ def check_options(model_options: Mapping[str, Any]) -> None:
     if found:
         raise ValueError(
             f"{' and '.join(found)} and AsynDM do not go together: it goes by one noise level for all pixels, and they have "
-            "several. Bypass one of the two nodes."
+            f"several. Bypass the other node, or {SWITCH_OFF}."
         )
 
 

@@ -36,7 +36,8 @@ class CrossAttentionMask(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Name the words of the prompt that shall come out right. While sampling, the model's own "
-                "cross-attention shows where each word is being formed; those pixels become the word's region. "
+                "cross-attention (which word counts at which place) shows where each word is being formed; those pixels "
+                "become the word's region. "
                 "Connect 'conditioning' to the sampler's positive, 'regions' to Asynchronous Timestep Map."
             ),
             inputs=[
@@ -64,8 +65,9 @@ class CrossAttentionMask(io.ComfyNode):
                     max=10.0,
                     step=0.05,
                     tooltip=(
-                        "A pixel belongs to a word where its attention is at least this many times the mean. Higher makes "
-                        "regions smaller and surer, lower makes them larger. Good range 0.8-1.6."
+                        "A pixel belongs to a word where the attention to that word is at least this many times the "
+                        "picture's average. Higher makes regions smaller and surer, lower makes them larger. "
+                        "Good range 0.8-1.6."
                     ),
                 ),
                 io.Combo.Input(
@@ -74,7 +76,7 @@ class CrossAttentionMask(io.ComfyNode):
                     default=UPDATES[0],
                     tooltip=(
                         "every step: regions follow the picture as it forms, at no extra cost. fixed: regions come from "
-                        "a whole synchronous run before, then stay; takes twice the time."
+                        "a whole ordinary run before, then stay; takes twice the time."
                     ),
                 ),
                 io.Conditioning.Input(

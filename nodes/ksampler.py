@@ -36,8 +36,8 @@ class AsynDMKSampler(io.ComfyNode):
             display_name="AsynDM KSampler",
             category=CATEGORY,
             description=(
-                "KSampler with a clock for every pixel: the regions of the timestep map are denoised later than the rest. "
-                "Also gives the mask of every target and a timeline of the run."
+                "KSampler with a clock (pace) for every pixel: the regions of the timestep map are denoised later than the "
+                "rest. Also gives the mask of every target and a timeline of the run."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="A UNet model: SD1.x, SD2.x, SDXL, or the AsynDM demo model."),

@@ -30,9 +30,9 @@ class TimestepMapNode(io.ComfyNode):
             display_name="Asynchronous Timestep Map",
             category=CATEGORY,
             description=(
-                "Gives the regions their own, slower clock: they stay noisy longer while everything else runs ahead and "
-                "becomes a clear context for them. The plot shows noise over steps, one line per target, the "
-                "background as a straight line."
+                "Gives the regions their own, slower clock (pace): they stay noisy and undecided longer, while everything "
+                "else runs ahead and becomes a clear context for them. The plot shows noise over steps, one line per target, "
+                "the background as a straight line."
             ),
             inputs=[
                 RegionsSocket.Input("regions", tooltip="The regions of a Cross-Attention Mask."),
@@ -41,15 +41,15 @@ class TimestepMapNode(io.ComfyNode):
                     options=list(CURVES),
                     default="quadratic",
                     tooltip=(
-                        "How the lag comes and goes. quadratic: evenly (the paper's choice). piecewise linear: waits, "
-                        "then catches up fast; the strongest. exponential: gentle. linear: no lag at all."
+                        "How regions fall behind and catch up. quadratic: evenly (the paper's choice). piecewise linear: "
+                        "waits, then catches up fast; the strongest. exponential: gentle. linear: no lag at all."
                     ),
                 ),
                 share_input(
                     "strength",
                     0.7,
                     tooltip=(
-                        "How long regions stay noisy, for targets without a strength of their own. 0 is the stock "
+                        "How long regions stay noisy, for targets without a strength of their own. 0 is the ordinary "
                         "sampler, exactly; higher lets them see a clearer context and may cost detail. Good range 0.3-0.8."
                     ),
                 ),
@@ -58,8 +58,9 @@ class TimestepMapNode(io.ComfyNode):
                     options=list(MODES),
                     default=MODES[0],
                     tooltip=(
-                        "asynchronous: regions wait for their context. concave: the whole picture follows the region's "
-                        "curve (to compare). synchronous: the stock sampler (to compare)."
+                        "asynchronous (each at its own pace): regions wait until the rest is clear. concave (all slow): the "
+                        "whole picture follows the regions' curve, to compare. synchronous (all at one pace): the ordinary "
+                        "sampler, to compare or to switch AsynDM off."
                     ),
                 ),
                 TimestepMapSocket.Input(
@@ -104,9 +105,9 @@ class TimestepMapNode(io.ComfyNode):
                     default=KNOWN_PIXELS[0],
                     optional=True,
                     tooltip=(
-                        "For inpainting: how the model is shown the pixels that the latent noise mask keeps. noised: to the "
-                        "background's noise level, as the stock sampler does; to draw a thing into the hole. clean: as they "
-                        "are, at noise level 0, so the hole is filled in sight of a finished picture; to remove a thing."
+                        "For inpainting: how the model is shown the pixels that the latent noise mask keeps. noised: as noisy "
+                        "as the background, as the ordinary sampler does; to draw a thing into the hole. clean: as they are, "
+                        "without noise, so the hole is filled in sight of a finished picture; to remove a thing."
                     ),
                     **ADVANCED,
                 ),

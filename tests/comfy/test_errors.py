@@ -12,7 +12,7 @@ import comfy.ops
 import comfy.samplers
 import pytest
 import torch
-from asyndm_pack.asyndm_core.regions import Regions, Target
+from asyndm_pack.asyndm_core.regions import SWITCH_OFF, Regions, Target
 from asyndm_pack.asyndm_core.samplers import SAMPLERS, UnsupportedSampler
 from asyndm_pack.asyndm_core.tokens import UnknownWordError
 from asyndm_pack.nodes.apply import Apply
@@ -68,6 +68,14 @@ def sampler_node(patched: Any = None, **changes: Any) -> Any:
     }  # fmt: skip
     timestep_map = inputs.pop("timestep_map", None) or map_node()
     return AsynDMKSampler.execute(model() if patched is None else patched, timestep_map, **inputs).result
+
+
+def switched_off_is_stock(patched: Any) -> None:
+    """What messages advise where a run is refused: mode synchronous samples as the stock sampler does, in both nodes."""
+    stock = ksampler(patched, scheduler="simple", steps=2)
+    off = map_node(mode="synchronous")
+    assert same(ksampler(Apply.execute(patched, off).result[0], scheduler="simple", steps=2), stock)
+    assert same(sampler_node(patched, timestep_map=off, positive=POSITIVE)[0]["samples"], stock)
 
 
 def says(error: type[Exception], call: Callable[[], Any], *parts: str) -> None:
@@ -247,9 +255,10 @@ def test_option_without_a_formula() -> None:
 
 def test_a_table_that_rises() -> None:
     """As for unsampling: Flip Sigmas before the sampler."""
-    rising = torch.tensor([0.0001, 1.0, 3.0, 10.0])
+    euler, rising = comfy.samplers.ksampler("euler"), torch.tensor([0.0001, 1.0, 3.0, 10.0])
     with untouched(flat()):
-        says(ValueError, lambda: custom(asyn(flat()), comfy.samplers.ksampler("euler"), rising), "rises", "Flip Sigmas")
+        says(ValueError, lambda: custom(asyn(flat()), euler, rising), "rises", "Flip Sigmas", SWITCH_OFF)
+    assert same(custom(asyn(flat(), mode="synchronous"), euler, rising), custom(flat(), euler, rising))
 
 
 def test_the_paper_preset_needs_its_schedule() -> None:
@@ -277,9 +286,9 @@ def test_unsupported_model() -> None:
     }  # fmt: skip
     dit = patcher(base_model(comfy.model_base.SD3, config, ModelType.FLOW, shift=3.0))
     with untouched(dit):
-        says(UnsupportedModelError, lambda: ksampler(asyn(dit)), "SD3", "MMDIT", "SD1.x", "SDXL", "checkpoint")
+        says(UnsupportedModelError, lambda: ksampler(asyn(dit)), "SD3", "MMDIT", "SD1.x", "SDXL", "checkpoint", SWITCH_OFF)
         says(UnsupportedModelError, lambda: sampler_node(dit), "SD3")
-    assert same(ksampler(asyn(dit, mode="synchronous")), ksampler(dit))
+    switched_off_is_stock(dit)
 
 
 def test_another_node_that_samples_tiles() -> None:
@@ -293,7 +302,8 @@ def test_another_node_that_samples_tiles() -> None:
     patched = flat().clone()
     patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, "tiles", tiles)
     with untouched(patched):
-        says(ValueError, lambda: ksampler(asyn(patched, painted(LEFT))), "(1, 4, 8, 4)", "tiled diffusion", "Bypass")
+        says(ValueError, lambda: ksampler(asyn(patched, painted(LEFT))), "(1, 4, 8, 4)", "tiled diffusion", SWITCH_OFF)
+    switched_off_is_stock(patched)
 
 
 def test_apply_gives_a_clone() -> None:

@@ -86,10 +86,12 @@ def test_every_node_and_input_explains_itself(object_info: dict[str, Any]) -> No
 def test_every_node_has_a_help_page_that_names_all_inputs_and_outputs(
     name: str, server: Server, object_info: dict[str, Any]
 ) -> None:
-    page = server.get(f"/extensions/{PACK}/docs/{name}/en.md").decode()
+    page = server.get(f"/extensions/{PACK}/docs/{name}.md").decode()
+    for language in ("zh", "ja"):
+        assert server.get(f"/extensions/{PACK}/docs/{name}/{language}.md").decode().startswith("# ")
     info = object_info[name]
     for word in [*inputs_of(info), *info["output_name"]]:
-        assert f"**{word}**" in page, f"{name}/en.md does not explain {word}"
+        assert f"**{word}**" in page, f"{name}.md does not explain {word}"
     for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page):
         assert server.get(f"/extensions/{PACK}/docs/{picture}")[:2] == b"\xff\xd8"
 
