@@ -27,7 +27,7 @@ MOST_GROW, MOST_FEATHER = 64, 64
 """Latent pixels, at most."""
 SWITCH_OFF = (
     "switch AsynDM off (bypass Apply AsynDM, put KSampler in the place of AsynDM KSampler, or set mode of Asynchronous "
-    "Timestep Map to synchronous)"
+    "Timestep Map to synchronous, with eta 0 for sampler ddim)"
 )
 """How to get the ordinary sampler, for messages. Bypassing the other nodes loses the prompt, or samples nothing."""
 

@@ -76,6 +76,9 @@ def switched_off_is_stock(patched: Any) -> None:
     off = map_node(mode="synchronous")
     assert same(ksampler(Apply.execute(patched, off).result[0], scheduler="simple", steps=2), stock)
     assert same(sampler_node(patched, timestep_map=off, positive=POSITIVE)[0]["samples"], stock)
+    stock = ksampler(patched, "ddim", scheduler="simple", steps=2)
+    with_ddim = sampler_node(patched, timestep_map=off, positive=POSITIVE, sampler_name="ddim", eta=0.0)
+    assert same(with_ddim[0]["samples"], stock)
 
 
 def says(error: type[Exception], call: Callable[[], Any], *parts: str) -> None:
