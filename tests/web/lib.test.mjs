@@ -84,6 +84,15 @@ test("occurrences, phrases and lost words", () => {
   assert.equal(prompt.phraseBetween(found, 10, 5), "a red hat");
 });
 
+test("targets that a prompt does not contain", () => {
+  const targets = prompt.parseTargets("fox, wolf:0.4, red hat, hat");
+  const lost = (text) => prompt.lostTargets(text, targets).map((target) => target.text);
+  assert.deepEqual(lost("a (fox:1.2) with a red hat"), ["wolf"]);
+  assert.deepEqual(lost("foxes, a hat that is red"), ["fox", "wolf", "red hat"]);
+  assert.deepEqual(lost(""), ["fox", "wolf", "red hat", "hat"]);
+  assert.deepEqual(prompt.lostTargets("a cat", []), []);
+});
+
 test("a click makes a target, another unmakes it", () => {
   const once = prompt.toggled(prompt.parseTargets("hat:0.4"), "red fox");
   assert.equal(prompt.formatTargets(once), "hat:0.4, red fox");

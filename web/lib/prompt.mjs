@@ -113,6 +113,15 @@ export function mark(promptPieces, targets) {
 }
 
 /**
+ * The targets (of parseTargets) that a prompt does not contain, in order: the server stops at them, or skips them.
+ * @param {string} text the prompt as it is written, weights and all
+ */
+export function lostTargets(text, targets) {
+  const { lost } = mark(pieces(plainText(text)), targets);
+  return targets.filter((_, index) => lost[index]);
+}
+
+/**
  * The phrase from piece a to piece b (either order). It ends before punctuation, which cannot be part of a target:
  * the part on the side of a is taken.
  */
