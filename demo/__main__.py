@@ -1,4 +1,8 @@
-"""The demo: one prompt, one seed, three ways to sample it, on one sheet. python -m demo "a boat under two moons" """
+"""The demo, on one sheet: a thing taken out by its word, and one seed sampled three ways. python -m demo "a boat at night"
+
+Most seeds hardly change. So that the sheet shows what AsynDM does, it takes of the first eight seeds the one that it changes
+most, for better or worse, says so, and shows all eight.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from asyndm_core.attention import token_columns
 from asyndm_core.curves import CURVES
 from asyndm_core.pictures import (
     INK,
@@ -26,15 +32,32 @@ from asyndm_core.pictures import (
     schedule_plot,
     timeline,
 )
-from asyndm_core.regions import MODES, Regions, Target, TimestepMap
+from asyndm_core.regions import KNOWN_PIXELS, MODES, Regions, Target, TimestepMap, make_plan
 from asyndm_core.tokens import prompt_words
 
-from .config import WEIGHTS
+from .config import FACTOR, MAX_TOKENS, WEIGHTS
 from .model import DemoModel, load
-from .sample import SAMPLER_NAMES, Result, Settings, check, choose_targets, decode, sample_demo, token_positions
+from .sample import (
+    SAMPLER_NAMES,
+    Inpaint,
+    Result,
+    Settings,
+    check,
+    choose_targets,
+    decode,
+    sample_demo,
+    sample_plan,
+    token_positions,
+)
 from .world import vocabulary
 
 PROMPT = "a green boat on the sea under two moons"
+REMOVED, LEFT = "moons", "a green boat on the sea"
+"""What is taken out of the default prompt's picture, and the prompt that names only what is left."""
+SEEDS = range(1, 9)
+"""Looked at where no seed is given."""
+HOLE, GROW = 0.4, 2
+"""A pixel is drawn anew where the model saw the removed word at least so much (of 1), and so many latent pixels around."""
 CAPTIONS = {
     "synchronous": "stock: one clock for all pixels",
     "concave": "all pixels on the slower clock",
@@ -42,7 +65,7 @@ CAPTIONS = {
 }
 
 _MARGIN, _GAP = 36, 16
-_PICTURE, _WORD, _CELL = 352, 168, 131
+_PICTURE, _WORD, _CELL, _SMALL = 352, 168, 131, 122
 _PAPER = tuple(round(255 * c) for c in PAPER)
 _INK = tuple(round(160 * c) for c in INK)
 _PALE = tuple(round(255 * c) for c in INK)
@@ -62,7 +85,9 @@ def read_flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = _Parser(prog="python -m demo", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("prompt", nargs="?", default=PROMPT, help="what the picture shows")
     parser.add_argument("--targets", default="", help='words to follow, "boat, moons:0.4"; empty: chosen automatically')
-    parser.add_argument("--seed", type=int, default=1, help="the same for all three pictures")
+    parser.add_argument("--seed", type=int, help="the same for all pictures; none: of the first eight the most changed")
+    parser.add_argument("--remove", default="", metavar="WORD", help="a thing to take out of the picture; see --left")
+    parser.add_argument("--left", default="", metavar="PROMPT", help="the prompt that names only what is left then")
     parser.add_argument("--steps", type=int, default=20, help="steps of each run")
     parser.add_argument("--strength", type=float, default=0.7, help="how long words stay noisy, from 0 to 1")
     parser.add_argument("--curve", choices=list(CURVES), default="quadratic", help="how their lag comes and goes")
@@ -72,27 +97,93 @@ def read_flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+class Survey(NamedTuple):
+    """The first seeds, sampled both ways.
+
+    ordinary, asynchronous: pictures (B, H, W, 3). changes: their mean difference (B,), in 1/255.
+    """
+
+    seeds: Sequence[int]
+    ordinary: Tensor
+    asynchronous: Tensor
+    changes: Tensor
+
+    @property
+    def chosen(self) -> int:
+        """The seed whose picture changes most."""
+        return self.seeds[int(self.changes.argmax())]
+
+
+class Removal(NamedTuple):
+    """A word's thing taken out of a picture.
+
+    image: (H, W, 3) before. seen: (H, W), where the model saw the word. hole: (H, W), what is drawn anew. emptied: the pictures
+    (H, W, 3) afterwards, by how the model was shown the rest.
+    """
+
+    word: str
+    image: Tensor
+    seen: Tensor
+    hole: Tensor
+    emptied: dict[str, Tensor]
+
+
 def run(flags: argparse.Namespace) -> str:
-    """Samples three times, writes the sheet, and says what was done. Raises ValueError or OSError."""
+    """Samples, writes the sheet, and says what was done. Raises ValueError or OSError."""
     settings = Settings(flags.steps, flags.cfg, flags.sampler)
     targets = choose_targets(flags.prompt, flags.targets)
     asked = TimestepMap(Regions(targets), flags.curve, flags.strength)
     check(settings, asked)
     if flags.output.suffix.lower() != ".png":
         raise ValueError(f"The output is {flags.output}: name a file that ends with .png.")
+    if bool(flags.remove) != bool(flags.left):
+        raise ValueError("To take a thing out, give both --remove (its word) and --left (the prompt without it).")
+    word, left = (REMOVED, LEFT) if flags.prompt == PROMPT and not flags.remove else (flags.remove, flags.left)
     model = load_model()
-    token_positions(model, flags.prompt, [target.text for target in targets])
+    token_positions(model, flags.prompt, [*[target.text for target in targets], *([word] if word else [])])
     begun = time.perf_counter()
+    survey = None if flags.seed is not None else look_at(model, flags.prompt, asked, SEEDS, settings)
+    seed = flags.seed if survey is None else survey.chosen
     results = {
-        mode: sample_demo(model, flags.prompt, replace(asked, mode=mode), [flags.seed], settings)
+        mode: sample_demo(model, flags.prompt, replace(asked, mode=mode), [seed], settings)
         for mode in sorted(MODES, key=list(CAPTIONS).index)
     }
+    removal = remove(model, flags.prompt, word, left, seed, settings) if word else None
     seconds = time.perf_counter() - begun
-    draw_sheet(model, flags, targets, results).save(flags.output)
+    draw_sheet(model, flags, seed, targets, results, survey, removal).save(flags.output)
+    count = len(results) + (0 if survey is None else 2 * len(SEEDS)) + (0 if removal is None else len(removal.emptied))
+    chosen = "" if survey is None else f" Of seeds {SEEDS[0]} to {SEEDS[-1]}, {seed} changes most."
     return (
-        f"{flags.output}: {len(results)} pictures in {seconds:.1f} s. "
+        f"{flags.output}: {count} pictures in {seconds:.1f} s.{chosen} "
         f"Words that waited: {', '.join(target.text for target in targets)}."
     )
+
+
+def look_at(model: DemoModel, prompt: str, asked: TimestepMap, seeds: Sequence[int], settings: Settings) -> Survey:
+    """Samples every seed both ways."""
+    ordinary, asynchronous = (
+        sample_demo(model, prompt, replace(asked, mode=mode), seeds, settings).images
+        for mode in ("synchronous", "asynchronous")
+    )
+    return Survey(seeds, ordinary, asynchronous, 255 * (ordinary - asynchronous).abs().mean(dim=(1, 2, 3)))
+
+
+def remove(model: DemoModel, prompt: str, word: str, left: str, seed: int, settings: Settings) -> Removal:
+    """Draws the prompt, makes a hole where the model saw ``word``, and fills it by the prompt ``left``."""
+    watched = TimestepMap(Regions((Target(word),)), strength=0.0)
+    drawn = sample_demo(model, prompt, watched, [seed], settings)
+    height, width = drawn.latents.shape[-2:]
+    seen = drawn.record.masks(height, width)[:, :1]
+    hole = F.max_pool2d((seen >= HOLE).float(), 2 * GROW + 1, 1, GROW)
+    emptied = {}
+    kept = choose_targets(left)[:1]
+    columns = token_columns(token_positions(model, left, [target.text for target in kept]), MAX_TOKENS)
+    for how in KNOWN_PIXELS:
+        plan = make_plan(TimestepMap(Regions(kept), strength=0.0, known_pixels=how), height, width)
+        inpaint = Inpaint(drawn.latents, hole)
+        latents = sample_plan(model, [left], columns, plan, [seed + 1], settings, inpaint=inpaint)
+        emptied[how] = decode(model, latents)[0]
+    return Removal(word, drawn.images[0], seen[0, 0], hole[0, 0], emptied)
 
 
 def load_model() -> DemoModel:
@@ -143,20 +234,65 @@ class Sheet:
 
 
 def draw_sheet(
-    model: DemoModel, flags: argparse.Namespace, targets: Sequence[Target], results: dict[str, Result]
-) -> Image.Image:
-    """Prompt, three pictures, where the model looks for the words, their schedule, and the asynchronous run."""
+    model: DemoModel, flags: argparse.Namespace, seed: int, targets: Sequence[Target], results: dict[str, Result],
+    survey: Survey | None, removal: Removal | None,
+) -> Image.Image:  # fmt: skip
+    """What is removed by its word, one seed three ways, all seeds, where the model looks for the words, and the run."""
     asynchronous = results["asynchronous"]
     colours = palette(len(targets))
     sheet = Sheet(2 * _MARGIN + 3 * _PICTURE + 2 * _GAP)
-    _draw_title(sheet, flags, targets, colours)
-    _draw_pictures(sheet, results)
+    _draw_title(sheet, flags, seed, targets, colours)
+    if removal is not None:
+        _draw_removal(sheet, removal, seed)
+    _draw_pictures(sheet, results, seed, survey)
+    if survey is not None:
+        _draw_seeds(sheet, survey)
     _draw_words(sheet, asynchronous, targets, colours)
     _draw_run(sheet, model, asynchronous, colours)
     return sheet.done()
 
 
-def _draw_title(sheet: Sheet, flags: argparse.Namespace, targets: Sequence[Target], colours: Tensor) -> None:
+def _draw_removal(sheet: Sheet, removal: Removal, seed: int) -> None:
+    """Five cells: the picture, where the word is, the hole, and what it is filled with in two ways."""
+    sheet.heading(
+        f"“{removal.word}” taken out by its word",
+        f"seed {seed}; nothing is painted: the model's own attention says where it is (template asyndm_remove)",
+    )
+    size = (sheet.page.width - 2 * _MARGIN - 4 * _GAP) // 5
+    hole = removal.hole[..., None].repeat_interleave(FACTOR, 0).repeat_interleave(FACTOR, 1)
+    cells = {
+        "the picture": removal.image,
+        f"where it saw “{removal.word}”": heat_map(removal.seen, palette(1)[0], size, size),
+        "what is drawn anew": torch.lerp(removal.image, torch.ones(3), 0.75 * hole),
+        "the rest shown clean": removal.emptied["clean"],
+        "… shown noised, as usual": removal.emptied["noised"],
+    }
+    for number, (caption, image) in enumerate(cells.items()):
+        x = _MARGIN + number * (size + _GAP)
+        sheet.paste(x, sheet.top, resize_image(image, size, size))
+        sheet.text(x, sheet.top + size + 4, caption, 15)
+    sheet.top += size + 24 + 2 * _GAP
+
+
+def _draw_seeds(sheet: Sheet, survey: Survey) -> None:
+    """Every seed that was looked at: above as always, below asynchronous, and how much it changed."""
+    low, middle, high = (survey.changes.quantile(share).item() for share in (0.0, 0.5, 1.0))
+    sheet.heading(
+        f"seeds {survey.seeds[0]} to {survey.seeds[-1]}, none left out",
+        f"above synchronous, below asynchronous; mean difference of 255: {low:.1f} to {high:.1f}, median {middle:.1f}",
+    )
+    for number, seed in enumerate(survey.seeds):
+        x = _MARGIN + number * (_SMALL + _GAP)
+        if seed == survey.chosen:
+            frame = (x - 4, sheet.top - 4, x + _SMALL + 3, sheet.top + 2 * _SMALL + 7)
+            sheet.pen.rectangle(frame, outline=_INK, width=2)
+        for row, images in enumerate((survey.ordinary, survey.asynchronous)):
+            sheet.paste(x, sheet.top + row * (_SMALL + 4), resize_image(images[number], _SMALL, _SMALL))
+        sheet.text(x, sheet.top + 2 * _SMALL + 10, f"seed {seed}: {survey.changes[number]:.1f}", 14, _PALE)
+    sheet.top += 2 * _SMALL + 30 + 2 * _GAP
+
+
+def _draw_title(sheet: Sheet, flags: argparse.Namespace, seed: int, targets: Sequence[Target], colours: Tensor) -> None:
     sheet.text(_MARGIN, sheet.top, f"“{flags.prompt}”", 28)
     sheet.top += 44
     x = sheet.text(_MARGIN, sheet.top, "words that wait:", 15, _PALE) + 12
@@ -164,13 +300,17 @@ def _draw_title(sheet: Sheet, flags: argparse.Namespace, targets: Sequence[Targe
         sheet.pen.rounded_rectangle((x, sheet.top + 2, x + 16, sheet.top + 18), 4, tuple((colour * 255).int().tolist()))
         strength = flags.strength if target.strength is None else target.strength
         x = sheet.text(x + 22, sheet.top, f"{target.text} ({strength:g})") + 20
-    details = f"seed {flags.seed} · {flags.steps} steps · {flags.sampler} · cfg {flags.cfg:g} · {flags.curve}"
+    details = f"seed {seed} · {flags.steps} steps · {flags.sampler} · cfg {flags.cfg:g} · {flags.curve}"
     room = sheet.page.width - _MARGIN - round(sheet.pen.textlength(details, ImageFont.load_default(15))) - 1
     sheet.text(max(x, room), sheet.top, details, 15, _PALE)
     sheet.top += 38
 
 
-def _draw_pictures(sheet: Sheet, results: dict[str, Result]) -> None:
+def _draw_pictures(sheet: Sheet, results: dict[str, Result], seed: int, survey: Survey | None) -> None:
+    how = "as it was asked for"
+    if survey is not None:
+        how = f"chosen: of seeds {survey.seeds[0]} to {survey.seeds[-1]} the one that changes most, for better or worse"
+    sheet.heading(f"seed {seed}, three ways", how)
     for number, (mode, result) in enumerate(results.items()):
         x = _MARGIN + number * (_PICTURE + _GAP)
         end = sheet.text(x, sheet.top, mode, 18)

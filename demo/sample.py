@@ -20,6 +20,7 @@ from asyndm_core.tokens import Piece, content_phrases, find_phrase, parse_target
 
 from .config import FACTOR, LATENT_CHANNELS, MAX_TOKENS, PICTURE_SIZE, TRAIN_STEPS
 from .model import DemoModel, alphas_cumprod
+from .world import PLACES
 
 PREDICTION = "v_prediction"
 SAMPLER_NAMES = tuple(name for name, sampler in SAMPLERS.items() if not sampler.noise.startswith("brownian"))
@@ -68,9 +69,9 @@ class Result:
 def choose_targets(prompt: str, typed: str = "") -> tuple[Target, ...]:
     """The targets as typed, or the phrases that carry the prompt's content where nothing is typed.
 
-    Raises ValueError where neither gives one.
+    Not its place: that is the context, which is to become clear first. Raises ValueError where neither gives one.
     """
-    targets = parse_targets(typed) or tuple(Target(phrase) for phrase in content_phrases(prompt))
+    targets = parse_targets(typed) or tuple(Target(phrase) for phrase in content_phrases(prompt) if phrase not in PLACES)
     if not targets:
         raise ValueError("The prompt names no thing that could be followed: write what the picture shows.")
     return targets

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,9 +13,11 @@ from PIL import Image
 from asyndm_core.regions import Regions, Target, TimestepMap
 from asyndm_core.tokens import UnknownWordError
 from demo import __main__ as command
-from demo.config import WEIGHTS
+from demo.config import FACTOR, WEIGHTS
 from demo.model import DemoModel, build, sample
 from demo.sample import Settings, choose_targets, sample_demo, seeded_noise, token_positions
+from demo.scorer import read
+from demo.world import SIZE
 
 PROMPT = "a green boat on the sea under two moons"
 WORDS = TimestepMap(Regions((Target("green boat"), Target("moons", 0.4))))
@@ -79,9 +82,11 @@ def test_token_positions(model: DemoModel) -> None:
 
 
 def test_choose_targets() -> None:
-    """As typed, else the content of the prompt, else an error."""
+    """As typed, else the content of the prompt without its place, else an error."""
     assert choose_targets(PROMPT, "moons:0.3") == (Target("moons", 0.3),)
-    assert choose_targets(PROMPT) == (Target("green boat"), Target("sea"), Target("moons"))
+    assert choose_targets(PROMPT, "sea") == (Target("sea"),)
+    chosen = [target.text for target in choose_targets(PROMPT)]
+    assert chosen[0] == "green boat" and "moons" in chosen[1] and len(chosen) == 2
     with pytest.raises(ValueError, match="names no thing"):
         choose_targets("the")
 
@@ -96,16 +101,40 @@ def test_seeded_noise_does_not_depend_on_the_batch() -> None:
 
 
 def test_the_sheet(model: DemoModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    """The command writes one picture, says where and which words, and ends well."""
+    """The command writes one picture, says where, which seed of which and which words, and ends well."""
     monkeypatch.setattr(command, "load_model", lambda: model)
     path = tmp_path / "sheet.png"
     assert command.main([PROMPT, "--steps", "3", "--output", str(path)]) == 0
     said = capsys.readouterr().out
     assert str(path) in said
-    assert "green boat, sea, moons" in said
+    assert "Of seeds 1 to 8" in said and "green boat" in said and "sea" not in said
     sheet = Image.open(path)
     assert sheet.width == 1160
-    assert 1000 < sheet.height < 1600
+    assert 1700 < sheet.height < 2200
+
+
+def test_a_seed_and_a_prompt_of_ones_own(
+    model: DemoModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Nothing is chosen, and nothing taken out: the sheet has neither row."""
+    monkeypatch.setattr(command, "load_model", lambda: model)
+    path = tmp_path / "sheet.png"
+    assert command.main(["a red cat in a room", "--seed", "3", "--steps", "2", "--output", str(path)]) == 0
+    assert "3 pictures" in capsys.readouterr().out
+    assert Image.open(path).height < 1400
+
+
+def test_the_seed_that_changes_most_is_chosen(model: DemoModel) -> None:
+    """By the pictures themselves, each as its solo run makes it."""
+    seeds = range(1, 5)
+    survey = command.look_at(model, PROMPT, WORDS, seeds, SHORT)
+    alone = [
+        [sample_demo(model, PROMPT, replace(WORDS, mode=mode), [seed], SHORT).images[0] for seed in seeds]
+        for mode in ("synchronous", "asynchronous")
+    ]
+    apart = [255 * (a - b).abs().mean().item() for a, b in zip(*alone, strict=True)]
+    assert survey.changes.tolist() == pytest.approx(apart, abs=0.05)
+    assert survey.chosen == seeds[apart.index(max(apart))]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +149,7 @@ def test_the_sheet(model: DemoModel, tmp_path: Path, monkeypatch: pytest.MonkeyP
         (["--targets", "boat:3"], "'boat'"),
         (["--steps", "0"], "steps is 0"),
         (["--output", "sheet.jpg"], "ends with .png"),
+        (["--remove", "moons"], "--left"),
         (["the"], "names no thing"),
     ],
 )
@@ -155,3 +185,15 @@ def test_the_shipped_model_makes_pictures() -> None:
     assert result.images.std() > 0.1
     boat, moons = result.record.masks(16, 16)[0]
     assert (boat - moons).abs().mean() > 0.1
+
+
+@pytest.mark.skipif(not WEIGHTS.is_file(), reason="the demo model's weights are not in this checkout")
+def test_a_thing_is_taken_out_by_its_word() -> None:
+    """The scorer sees the moons before, none afterwards, and the boat both times; nothing is changed outside of the hole."""
+    removal = command.remove(command.load_model(), command.PROMPT, command.REMOVED, command.LEFT, 8, Settings())
+    before, after = (np.asarray(command.to_pil(image)) for image in (removal.image, removal.emptied["clean"]))
+    assert {thing.kind for thing in read(before).things} == {"boat", "moon"}
+    assert [thing.kind for thing in read(after).things] == ["boat"]
+    kept = (removal.hole == 0).repeat_interleave(FACTOR, 0).repeat_interleave(FACTOR, 1).numpy()
+    low = SIZE * 3 // 4
+    assert kept[low:].all() and np.abs(before[low:].astype(int) - after[low:]).max() <= 2  # the decoder sees the hole from afar
