@@ -1,0 +1,133 @@
+"""Every template as it opens and after its run, in both renderers: nothing overlaps, nothing is cut, text can be read."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+from page import ROOT, Page
+
+WORKFLOWS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "workflows").glob("*.json"))}
+STEPS = 4
+FIRST = "asyndm_demo"
+"""The template that a newcomer opens first."""
+ZOOM, ZOOM_OF_FIRST = 0.58, 0.7
+"""The least zoom to open at, in a window of 1600 x 1000. Below 0.571 ComfyUI draws no text (its threshold is 8 pixels of
+14); its own first graph opens at 0.73."""
+
+MEASURE = """
+    const scale = app.canvas.ds.scale, [dx, dy] = app.canvas.ds.offset
+    const canvas = app.canvas.canvas.getBoundingClientRect()
+    const pen = document.createElement('canvas').getContext('2d')
+    const nodes = app.rootGraph.nodes.map((node) => {
+      const element = document.querySelector(`[data-node-id="${node.id}"]`)
+      const name = `${node.title} (${node.id})`
+      if (element) {
+        const box = element.getBoundingClientRect()
+        const title = element.querySelector('[data-testid="node-title"] .truncate')
+        return { name, kind: node.type, whole: title.scrollWidth <= title.clientWidth,
+                 box: [(box.left - canvas.left) / scale - dx, (box.top - canvas.top) / scale - dy,
+                       box.width / scale, box.height / scale] }
+      }
+      pen.font = node.titleFontStyle
+      const room = node.size[0] - 2 * LiteGraph.NODE_TITLE_HEIGHT
+      const whole = node.flags.collapsed ? node.title.length <= 20 : pen.measureText(node.title).width <= room
+      return { name, kind: node.type, whole, box: [...node.boundingRect] }
+    })
+    const groups = app.rootGraph.groups.map((group) => {
+      pen.font = `${group.font_size}px ${LiteGraph.GROUP_FONT}`
+      const box = [...group.boundingRect ?? group._bounding]
+      return { name: group.title, whole: pen.measureText(group.title).width <= box[2], box }
+    })
+    return { scale, nodes, groups }
+"""
+
+Box = tuple[float, float, float, float]
+
+
+def shared(a: Box, b: Box) -> tuple[float, float]:
+    """How wide and how high the part is that two boxes (left, top, width, height) have in common; negative: the gap."""
+    return tuple(min(a[n] + a[n + 2], b[n] + b[n + 2]) - max(a[n], b[n]) for n in (0, 1))
+
+
+def overlap(a: Box, b: Box) -> bool:
+    """Whether two boxes have more in common than an edge."""
+    return min(shared(a, b)) > 1
+
+
+def inside(a: Box, b: Box) -> bool:
+    """Whether box a lies in box b."""
+    return all(common > length - 1 for common, length in zip(shared(a, b), a[2:], strict=True))
+
+
+def untidy(seen: dict[str, Any]) -> list[str]:
+    """What is wrong with a layout, in words."""
+    nodes, groups = seen["nodes"], seen["groups"]
+    found = [f"the title of {part['name']} is cut" for part in (*nodes, *groups) if not part["whole"]]
+    for some in (nodes, groups):
+        pairs = itertools.combinations(some, 2)
+        found += [f"{a['name']} lies on {b['name']}" for a, b in pairs if overlap(a["box"], b["box"])]
+    for node in nodes:
+        around = [group for group in groups if overlap(node["box"], group["box"])]
+        found += [f"{node['name']} reaches out of {g['name']}" for g in around if not inside(node["box"], g["box"])]
+        if not around and node["kind"] != "MarkdownNote":
+            found.append(f"{node['name']} is in no group")
+    return found
+
+
+def open_template(page: Page, name: str) -> None:
+    """Open a template as the template browser does: at the zoom that shows all of it."""
+    page.settled(
+        "await app.loadGraphData(arguments[0], true, true, arguments[1], { openSource: 'template' })", WORKFLOWS[name], name
+    )
+    page.frames(8)
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_opens_tidy_and_stays_so(page: Page, name: str) -> None:
+    open_template(page, name)
+    seen = page.js(MEASURE)
+    assert untidy(seen) == []
+    assert seen["scale"] >= (ZOOM_OF_FIRST if name == FIRST else ZOOM)
+    page.screenshot(f"{name}_opened")
+    if page.js("return !testing.find('AsynDM_DemoModel')"):
+        return
+    page.js(
+        "for (const w of testing.all().flatMap((n) => n.widgets ?? [])) if (w.name === 'steps') w.value = arguments[0]", STEPS
+    )
+    page.run()
+    page.frames(8)
+    assert untidy(page.js(MEASURE)) == []
+
+
+def test_an_untidy_layout_is_noticed(page: Page) -> None:
+    """A node on another, one that reaches out of its group, one in no group, and a title that is cut."""
+    open_template(page, FIRST)
+    page.js(
+        """
+        const [words, map, model] = ['CrossAttentionMask', 'TimestepMap', 'DemoModel'].map((n) => testing.find(`AsynDM_${n}`))
+        map.pos = [words.pos[0] + 40, words.pos[1] + 200]
+        model.pos = [-2000, 0]
+        model.title = 'A title that is much too long for a node that is as narrow as this one'
+        const save = testing.find('SaveImage')
+        save.pos = [save.pos[0] + 100, save.pos[1]]
+        app.canvas.setDirty(true, true)
+        """
+    )
+    page.frames(8)
+    words = " / ".join(untidy(page.js(MEASURE)))
+    for complaint in ("lies on", "reaches out of 3  Sample, and look", "is in no group", "is cut"):
+        assert complaint in words
+
+
+@pytest.mark.parametrize("name", [name for name in WORKFLOWS if "sd" in name.removeprefix("asyndm_")])
+def test_the_missing_checkpoint_comes_with_its_address(page: Page, name: str) -> None:
+    """ComfyUI offers to get what the template names, for the folder it belongs into."""
+    page.settled("await app.loadGraphData(arguments[0], true, true, arguments[1], { openSource: 'template' })",
+                 WORKFLOWS[name], name)  # fmt: skip
+    (loader,) = (node for node in WORKFLOWS[name]["nodes"] if node["type"] == "CheckpointLoaderSimple")
+    (model,) = loader["properties"]["models"]
+    assert model["name"] == loader["widgets_values"][0] and model["directory"] == "checkpoints"
+    page.wait("document.body.innerText.includes(arguments[0])", f"{model['name']} is missing")
