@@ -10,6 +10,7 @@ from comfy_api.latest import io, ui
 from ..asyndm_core.live import progress_palette
 from ..asyndm_core.pictures import COLOURS
 from ..asyndm_core.regions import MASK_MODES, UPDATES, Regions
+from ..asyndm_core.samplers import SAMPLERS
 from ..asyndm_core.tokens import FUNCTION_WORDS, PLACE_WORDS, STYLE_WORDS, check_text
 from .conditioning import annotate, find_targets
 from .types import ADVANCED, CATEGORY, RegionsSocket, check_socket
@@ -19,6 +20,7 @@ FOR_THE_SCREEN: dict[str, Any] = {
     "function_words": sorted(FUNCTION_WORDS),
     "style_words": sorted(STYLE_WORDS),
     "place_words": sorted(PLACE_WORDS),
+    "samplers": sorted(SAMPLERS),
     "progress_colours": (progress_palette() * 255).round().int().tolist(),
 }
 """Sent with the node's definition, so that the web side need not know these a second time."""

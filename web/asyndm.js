@@ -3,10 +3,12 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { addCompare } from "./ui/compare.mjs";
-import { addOverlay, receive } from "./ui/overlay.mjs";
+import { nodeBegins, promptBegins, receiveNotice } from "./ui/notices.mjs";
+import { addOverlay, cameFromCache, receive, restore } from "./ui/overlay.mjs";
 import { addPicker } from "./ui/picker.mjs";
 import { addSchedule } from "./ui/schedule.mjs";
 import { readSettings } from "./ui/settings.mjs";
+import { onOpened, watchQueue } from "./ui/tabs.mjs";
 import { refreshSoon } from "./ui/view.mjs";
 
 const style = document.createElement("link");
@@ -22,11 +24,21 @@ const VIEWS = {
   AsynDM_Compare: addCompare,
 };
 
-api.addEventListener("asyndm.frames", ({ detail }) => receive(detail));
+const EVENTS = {
+  "asyndm.frames": receive,
+  "asyndm.notice": receiveNotice,
+  execution_start: promptBegins,
+  execution_cached: cameFromCache,
+  executing: nodeBegins,
+};
+for (const [name, take] of Object.entries(EVENTS)) api.addEventListener(name, ({ detail }) => take(detail));
 
 app.registerExtension({
   name: "AsynDM",
   setup() {
+    watchQueue();
+    onOpened(refreshSoon);
+    restore();
     api.addEventListener("graphChanged", refreshSoon);
     const theme = new MutationObserver(refreshSoon);
     for (const root of [document.documentElement, document.body]) {

@@ -30,6 +30,10 @@ HELPERS = """
 window.testing = {
   find(type) { return testing.all().find((node) => node.type === type) },
   all(graph = app.rootGraph) { return graph.nodes.flatMap((n) => n.subgraph ? [n, ...testing.all(n.subgraph)] : [n]) },
+  box(node) {
+    const element = document.querySelector(`[data-node-id="${node.id}"]`)
+    return element && LiteGraph.vueNodesMode ? [element.offsetWidth, element.offsetHeight] : [...node.size]
+  },
   widget(type, name) { return testing.find(type)?.widgets.find((w) => w.name === name) },
   set(type, name, value) {
     const widget = testing.widget(type, name)
@@ -137,6 +141,18 @@ class Page:
         )
         self.frames()
         self.fit()
+
+    def new_tab(self, workflow: dict) -> None:
+        """Open a workflow in a tab of its own, beside those that are open."""
+        self.settled("await app.loadGraphData(arguments[0], true, true, 'copy')", workflow)
+        self.frames()
+
+    def next_tab(self) -> None:
+        """Go to the next of the open tabs."""
+        before = self.js("return app.extensionManager.workflow.activeWorkflow.path")
+        self.settled("await app.extensionManager.command.execute('Workspace.NextOpenedWorkflow')")
+        self.wait("app.extensionManager.workflow.activeWorkflow.path !== arguments[0]", before)
+        self.frames()
 
     def fit(self, *types: str) -> None:
         """Show all of the graph at a size that can be clicked, or the nodes of the given types only."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from math import prod
 from typing import Any
 
 from page import ROOT, Page
@@ -73,6 +75,30 @@ def pixels(page: Page, panel: int = 0) -> list[int]:
     return page.js(PIXELS, panel)
 
 
+def most_behind(frames: list[dict]) -> int:
+    """The step where the pixels are the most behind the background, all together; of frames as they were sent."""
+
+    def behind(frame: dict) -> int:
+        planes = frame["planes"]
+        start = sum(prod(shape) for name, shape in planes.items() if name in ("image", "owner"))
+        progress = base64.b64decode(frame["data"])[start : start + prod(planes["progress"])]
+        return sum(max(128 - value, 0) for value in progress)
+
+    return max(frames, key=behind)["step"]
+
+
+def seen_frames(page: Page) -> list[dict]:
+    """The frames that came since ``listen``."""
+    return [frame for message in page.js("return testing.seen") for frame in message["frames"]]
+
+
+def run_and_rest(page: Page) -> int:
+    """Run the graph; the step that the view has to rest on."""
+    listen(page)
+    page.run()
+    return most_behind(seen_frames(page))
+
+
 def scrub(page: Page, share: float) -> None:
     """Click the slider at a share of its width."""
     page.click_at(page.element(".asyndm-slider"), share)
@@ -117,30 +143,61 @@ def test_frames_arrive_while_it_runs_and_stay(page: Page) -> None:
     page.frames()
     assert page.js("return window.ended") == "execution_success"
     seen = page.js("return testing.seen")
-    assert [frame["step"] for message in seen for frame in message["frames"]] == list(range(30))
+    assert [frame["step"] for frame in seen_frames(page)] == list(range(30))
     node = page.js("return String(testing.find(arguments[0]).id)", SAMPLER)
     assert len(seen) > 1 and {message["node"] for message in seen} == {node}
-    assert shown(page) == "29" and page.element(".asyndm-step").text == "step 30 of 30"
+    rest = most_behind(seen_frames(page))
+    assert 5 < rest < 25 and shown(page) == str(rest)
+    assert page.element(".asyndm-step").text == f"step {rest + 1} of 30"
+    thumb, peak = (page.js("const b = arguments[0].getBoundingClientRect(); return [b.left, b.width]", page.element(selector))
+                   for selector in (".asyndm-track .asyndm-slider", ".asyndm-peak"))  # fmt: skip
+    assert abs((peak[0] + peak[1] / 2 - thumb[0]) / thumb[1] - rest / 29) < 0.05
     assert [e.text for e in page.elements(".asyndm-run .asyndm-entry")] == ["green boat", "two moons"]
     assert pixels(page)[0] > 50
 
 
 def test_the_scrubber_moves_the_picture(page: Page) -> None:
     load(page, demo())
+    rest = run_and_rest(page)
+    assert shown(page) == str(rest)
+    resting = [pixels(page, n) for n in (0, 1)]
+    assert resting[1][0] > 1, "the view rests where nobody is behind"
+    scrub(page, 1)
+    assert shown(page) == str(STEPS - 1) and page.element(".asyndm-step").text == f"step {STEPS} of {STEPS}"
+    assert all(pixels(page, n) != resting[n] for n in (0, 1)) and pixels(page, 1)[0] == 1
+    scrub(page, rest / (STEPS - 1))
+    assert [pixels(page, n) for n in (0, 1)] == resting
+
+
+def test_where_nothing_waits_it_rests_on_the_last_step(page: Page) -> None:
+    workflow = demo()
+    next(node for node in workflow["nodes"] if node["type"] == MAP)["widgets_values"][2] = "synchronous"
+    load(page, workflow)
     page.run()
     assert shown(page) == str(STEPS - 1)
-    last = [pixels(page, n) for n in (0, 1)]
-    scrub(page, 0.4)
-    assert shown(page) == "2" and page.element(".asyndm-step").text == f"step 3 of {STEPS}"
-    assert all(pixels(page, n) != last[n] for n in (0, 1))
-    scrub(page, 1)
-    assert [pixels(page, n) for n in (0, 1)] == last
+
+
+def test_the_picture_without_its_regions(page: Page) -> None:
+    """While the pointer is on it, and for good by the switch under it."""
+    load(page, demo())
+    page.run()
+    canvas, switch = page.elements(".asyndm-map")[0], page.element(".asyndm-switch")
+    step = page.element(".asyndm-step")
+    tinted = pixels(page)
+    page.mouse().move_to_element(canvas).perform()
+    bare = pixels(page)
+    page.mouse().move_to_element(step).perform()
+    assert bare != tinted == pixels(page)
+    page.click(switch)
+    assert switch.get_attribute("aria-pressed") == "false" and pixels(page) == bare
+    page.click(switch)
+    page.mouse().move_to_element(step).perform()
+    assert pixels(page) == tinted
 
 
 def test_a_word_lights_its_region(page: Page) -> None:
     load(page, demo())
     page.run()
-    scrub(page, 0.4)
     plain = pixels(page)
     entries = page.elements(".asyndm-run .asyndm-entry")
     lit = []
@@ -164,8 +221,9 @@ def test_cancel_leaves_it_usable_and_the_next_run_begins_anew(page: Page) -> Non
     scrub(page, 0)
     assert shown(page) == "0"
     page.set(SAMPLER, "steps", STEPS)
-    page.run()
-    assert shown(page) == str(STEPS - 1) and page.js("return document.querySelector('.asyndm-slider').max") == str(STEPS - 1)
+    assert shown(page) == "0"
+    rest = run_and_rest(page)
+    assert shown(page) == str(rest) and page.js("return document.querySelector('.asyndm-slider').max") == str(STEPS - 1)
 
 
 def test_switched_off_shows_nothing(page: Page) -> None:
@@ -176,20 +234,21 @@ def test_switched_off_shows_nothing(page: Page) -> None:
     assert not page.element(".asyndm-run").is_displayed()
     page.set(SAMPLER, "preview", True)
     page.wait("!document.querySelector('.asyndm-run').hidden")
-    page.run()
-    assert page.js("return testing.seen") != [] and shown(page) == str(STEPS - 1)
+    rest = run_and_rest(page)
+    assert page.js("return testing.seen") != [] and shown(page) == str(rest)
 
 
 def test_apply_shows_the_runs_of_the_stock_sampler(page: Page) -> None:
     page.load(demo())
     use_apply(page)
-    page.run()
-    assert shown(page) == str(STEPS - 1)
+    assert shown(page) is None
+    rest = run_and_rest(page)
+    assert shown(page) == str(rest)
     assert [e.text for e in page.elements(".asyndm-run .asyndm-entry")] == ["green boat", "two moons"]
     page.set("KSampler", "seed", demo.seed + 5000)
     page.set("KSampler", "steps", STEPS + 2)
-    page.run()  # Apply AsynDM is cached now
-    assert shown(page) == str(STEPS + 1)
+    rest = run_and_rest(page)  # Apply AsynDM is cached now
+    assert shown(page) == str(rest)
 
 
 def test_in_a_subgraph_and_after_undo(page: Page) -> None:
@@ -197,8 +256,8 @@ def test_in_a_subgraph_and_after_undo(page: Page) -> None:
     page.js("app.rootGraph.convertToSubgraph(new Set([testing.find(arguments[0])]))", SAMPLER)
     page.js("app.canvas.setGraph(app.rootGraph.nodes.find((n) => n.subgraph).subgraph)")
     page.fit(SAMPLER)
-    page.run()
-    page.wait("document.querySelector('.asyndm-run')?.dataset.step === arguments[0]", str(STEPS - 1))
+    rest = run_and_rest(page)
+    page.wait("document.querySelector('.asyndm-run')?.dataset.step === arguments[0]", str(rest))
     page.js("app.canvas.setGraph(app.rootGraph)")
     page.frames()
 
@@ -206,11 +265,141 @@ def test_in_a_subgraph_and_after_undo(page: Page) -> None:
 def test_another_workflow_is_not_shown_this_ones_run(page: Page) -> None:
     workflow = demo()
     load(page, workflow)
-    page.run()
+    rest = run_and_rest(page)
     load(page, {**workflow, "id": "00000000-1111-4222-8333-444444444444"})
     assert shown(page) is None
     load(page, workflow)
-    assert shown(page) == str(STEPS - 1)
+    assert shown(page) == str(rest)
+
+
+def test_a_tab_shows_its_own_runs(page: Page) -> None:
+    """Two tabs with copies of one workflow, which have its id and its nodes' ids."""
+    workflow = demo()
+    load(page, workflow)
+    first = run_and_rest(page)
+    page.new_tab(workflow)
+    page.fit(SAMPLER)
+    assert shown(page) is None and page.js("return app.rootGraph.id") == workflow["id"]
+    page.set(SAMPLER, "steps", STEPS + 6)
+    second = run_and_rest(page)
+    assert shown(page) == str(second) != str(first)
+    page.next_tab()
+    page.fit(SAMPLER)
+    assert shown(page) == str(first) and page.element(".asyndm-step").text.startswith(f"step {first + 1} of {STEPS}")
+
+
+def test_a_run_is_still_shown_after_the_page_is_loaded_anew(page: Page) -> None:
+    page.set_setting("Comfy.Workflow.Persist", True)
+    try:
+        load(page, demo())
+        page.set(SAMPLER, "cfg", 4.4)
+        rest = run_and_rest(page)
+        before = pixels(page)
+        page.js("return app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState?.()")
+        page.wait("Object.keys(localStorage).some((key) => localStorage[key].includes(arguments[0]))", "AsynDM_KSampler")
+        page.open()
+        page.wait("testing.find(arguments[0])", SAMPLER)
+        page.fit(SAMPLER)
+        page.wait("document.querySelector('.asyndm-run')?.dataset.step === arguments[0]", str(rest))
+        assert pixels(page)[0] == before[0]
+        page.run()  # everything is cached
+        assert shown(page) == str(rest)
+    finally:
+        page.set_setting("Comfy.Workflow.Persist", False)
+
+
+def test_a_cached_result_says_so(page: Page) -> None:
+    """In a browser that did not see the run."""
+    workflow = demo()
+    load(page, workflow)
+    page.run()
+    page.settled("await new Promise((go) => { indexedDB.deleteDatabase('asyndm').onsuccess = go })")
+    page.open()
+    load(page, workflow)
+    assert shown(page) is None and "while it samples" in page.element(".asyndm-run").text
+    page.run()
+    assert shown(page) is None and "came from ComfyUI's cache" in page.element(".asyndm-run").text
+
+
+# --- lines under the view --------------------------------------------------------------------------------------------------
+
+
+def notices(page: Page) -> list[str]:
+    """What the node says of its last run."""
+    return [e.text for e in page.elements(".asyndm-lines .asyndm-line-notice .asyndm-said")]
+
+
+def troubles(page: Page) -> list[str]:
+    """What the node says that would stop its run."""
+    return [e.text for e in page.elements(".asyndm-lines .asyndm-line-trouble .asyndm-said")]
+
+
+def notify(page: Page, node_type: str, *texts: str, prompt: str = "a prompt") -> None:
+    """Notices of a node, as the server sends them."""
+    for text in texts:
+        page.js(
+            """
+            const detail = { node: String(testing.find(arguments[0]).id), prompt: arguments[1], text: arguments[2] }
+            window.comfyAPI.api.api.dispatchCustomEvent('asyndm.notice', detail)
+            """,
+            node_type, prompt, text,
+        )  # fmt: skip
+    page.frames()
+
+
+MASK_EMPTY, NO_LAG = "The painted mask is empty: nothing waits.", "In 2 steps nothing can lag: use 20 or more."
+
+
+def test_notices_stay_until_the_next_run(page: Page) -> None:
+    load(page, demo())
+    notify(page, SAMPLER, MASK_EMPTY, NO_LAG, MASK_EMPTY)
+    assert notices(page) == [MASK_EMPTY, NO_LAG]
+    page.set(SAMPLER, "cfg", 4.1)
+    assert notices(page) == [MASK_EMPTY, NO_LAG]
+    page.run()
+    assert notices(page) == []
+    notify(page, SAMPLER, NO_LAG, prompt="another")
+    page.run()  # everything is cached: what was said still holds
+    assert notices(page) == [NO_LAG]
+    page.set(SAMPLER, "cfg", 4.2)
+    page.run()
+    assert notices(page) == []
+
+
+def test_notices_of_apply_stay_until_its_sampler_runs(page: Page) -> None:
+    page.load(demo())
+    use_apply(page)
+    page.run()
+    notify(page, APPLY, MASK_EMPTY)
+    assert notices(page) == [MASK_EMPTY]
+    page.set("KSampler", "seed", demo.seed + 6000)
+    page.run()  # Apply AsynDM itself is cached
+    assert notices(page) == []
+
+
+def test_notices_are_shown_without_a_preview_too(page: Page) -> None:
+    load(page, demo(preview=False))
+    assert not page.element(".asyndm-run").is_displayed()
+    notify(page, SAMPLER, MASK_EMPTY)
+    assert page.element(".asyndm-run").is_displayed() and notices(page) == [MASK_EMPTY]
+
+
+def test_a_sampler_that_cannot_be_used_is_named_before_the_run(page: Page) -> None:
+    load(page, demo())
+    assert troubles(page) == []
+    page.set(SAMPLER, "sampler_name", "uni_pc")
+    assert len(troubles(page)) == 1 and troubles(page)[0].startswith("uni_pc cannot give every pixel its own noise level")
+    page.set(SAMPLER, "sampler_name", "dpmpp_2m")
+    assert troubles(page) == []
+
+
+def test_the_sampler_after_apply_is_named_before_the_run(page: Page) -> None:
+    page.load(demo())
+    use_apply(page)
+    page.set("KSampler", "sampler_name", "uni_pc")
+    assert len(troubles(page)) == 1 and troubles(page)[0].startswith("uni_pc ")
+    page.set(MAP, "mode", "synchronous")  # the stock sampler: it may be any
+    assert troubles(page) == []
 
 
 def test_a_batch_says_that_it_shows_the_first(page: Page) -> None:

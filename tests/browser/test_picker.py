@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from page import Page
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
@@ -101,8 +102,90 @@ def test_a_lost_word_is_shown_and_kept(page: Page) -> None:
     assert targets(page) == "green boat, sea:0.4" and marks(page) == ["sea"]
     (trouble,) = page.elements(".asyndm-lost")
     assert "not in the prompt" in trouble.text and trouble.get_attribute("data-target") == "green boat"
+    assert "green boat: not in the prompt, the run would stop." in page.element(".asyndm-line-trouble").text
     page.set(MASK, "text", "a green boat on the sea")
     assert page.elements(".asyndm-lost") == [] and marks(page) == ["green boat", "sea"]
+
+
+def test_lost_words_go_with_one_click(page: Page) -> None:
+    one_mask(page, "green boat, sea:0.4, two moons")
+    assert page.elements(".asyndm-drop") == []
+    page.set(MASK, "text", "a red house by the sea")
+    page.click(page.element(".asyndm-drop"))
+    assert targets(page) == "sea:0.4" and page.elements(".asyndm-line-trouble") == []
+    page.keys(Keys.CONTROL, "z")
+    page.wait("testing.widget(arguments[0], 'targets')?.value === 'green boat, sea:0.4, two moons'", MASK)
+
+
+def test_a_long_prompt_scrolls_within_the_node(page: Page) -> None:
+    """The node stays as large as it was, so that it does not grow over its neighbours."""
+    one_mask(page)
+    size = "return testing.box(testing.find(arguments[0]))"
+    before = page.js(size, MASK)
+    page.set(MASK, "text", ", ".join(f"a {colour} boat on the sea" for colour in ("red", "green", "blue") * 12))
+    page.set(MASK, "targets", ", ".join(f"{colour} boat" for colour in ("red", "green", "blue")) + ", sea, boat, on the sea")
+    assert page.js(size, MASK) == before
+    prompt, body = page.element(".asyndm-prompt"), page.element(".asyndm-picker")
+    assert page.js("return arguments[0].scrollHeight > arguments[0].clientHeight + 50", prompt)
+    assert page.js("const [a, b] = [arguments[0], arguments[1]].map((e) => e.getBoundingClientRect());"
+                   "return a.bottom <= b.bottom + 1", page.element(".asyndm-targets"), body)  # fmt: skip
+    page.js("arguments[0].scrollTop = 1e6", page.element(".asyndm-targets"))
+    page.click(row_button(page, "on the sea", "No longer a target"))
+    assert targets(page).endswith("sea, boat")
+
+
+def test_a_narrow_node_keeps_its_buttons_inside(page: Page) -> None:
+    one_mask(page, "sea, green boat:0.4, zebra")
+    page.js("testing.find(arguments[0]).setSize([210, 560])", MASK)
+    page.fit()
+    outside = page.js(
+        """
+        const frame = document.querySelector('.asyndm-picker').getBoundingClientRect()
+        return [...document.querySelectorAll('.asyndm-picker :is(.asyndm-button, .asyndm-value, .asyndm-bar, .asyndm-drop)')]
+          .filter((e) => { const box = e.getBoundingClientRect()
+                           return box.left < frame.left - 0.5 || box.right > frame.right + 0.5 || box.width < 1 })
+          .map((e) => e.className)
+        """
+    )
+    assert outside == []
+    page.click(row_button(page, "green boat", "More strength"))
+    page.click(row_button(page, "green boat", "Use the strength of Asynchronous Timestep Map"))
+    page.click(row_button(page, "sea", "No longer a target"))
+    assert targets(page) == "green boat, zebra"
+
+
+def test_a_bypassed_node_is_dimmed(page: Page) -> None:
+    """By itself on the classic canvas; the Nodes 2.0 renderer dims the whole node."""
+    one_mask(page)
+    shade = """
+        let opacity = 1
+        for (let e = document.querySelector('.asyndm-picker'); e; e = e.parentElement) opacity *= getComputedStyle(e).opacity
+        return opacity
+    """
+    assert page.js(shade) == 1
+    for command in ("Bypass", "Mute"):
+        page.js("app.canvas.selectItems([testing.find(arguments[0])])", MASK)
+        page.settled("await app.extensionManager.command.execute(`Comfy.Canvas.ToggleSelectedNodes.${arguments[0]}`)", command)
+        page.frames()
+        assert page.js(shade) <= 0.5, command
+        page.settled("await app.extensionManager.command.execute(`Comfy.Canvas.ToggleSelectedNodes.${arguments[0]}`)", command)
+        page.frames()
+        assert page.js(shade) == 1, command
+
+
+LOST = {"zh": "提示词中没有", "ja": "プロンプトにありません", "fr": "not in the prompt"}
+
+
+@pytest.mark.parametrize("locale", LOST)
+def test_it_speaks_the_language_of_comfyui(page: Page, locale: str) -> None:
+    page.set_setting("Comfy.Locale", locale)
+    try:
+        page.open()
+        one_mask(page, "zebra")
+        assert page.element(".asyndm-trouble").text == LOST[locale]
+    finally:
+        page.set_setting("Comfy.Locale", "en")
+        page.open()
 
 
 def test_automatic_targets_are_shown_as_such(page: Page) -> None:

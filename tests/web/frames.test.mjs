@@ -43,6 +43,22 @@ test("frames of one run come together, a new run begins anew", () => {
   assert.deepEqual(steps(), [["b", 0], ["c", 0], ["d", 0]]);
 });
 
+test("runs of two tabs with one workflow are kept apart", () => {
+  let runs = frames.withMessage(new Map(), message("a", [0], { tab: "one" }));
+  runs = frames.withMessage(runs, message("b", [0], { tab: "two" }));
+  runs = frames.withMessage(runs, message("a", [1], { tab: "one" }));
+  assert.deepEqual([...runs.values()].map((run) => [run.tab, run.run, run.frames.length]), [["two", "b", 1], ["one", "a", 2]]);
+});
+
+test("it rests where the most is behind, and where nothing ever is, on the last", () => {
+  const of = (...behind) => behind.map((value) => ({ behind: value }));
+  assert.equal(frames.restingFrame(of(0, 3, 9, 9, 0)), 2);
+  assert.equal(frames.restingFrame(of(0, 0, 0)), 2);
+  assert.equal(frames.unpacked({ step: 0, planes: { owner: [1, 1], progress: [1, 3] }, data: base64(0, 100, 255, 127) }).behind, 29);
+  assert.equal(frames.isDone({ steps: 3, frames: [{ step: 0 }, { step: 2 }] }), true);
+  assert.equal(frames.isDone({ steps: 4, frames: [{ step: 0 }, { step: 2 }] }), false);
+});
+
 test("only some runs are remembered, the newest", () => {
   let runs = new Map();
   for (let n = 0; n < 20; n++) runs = frames.withMessage(runs, message(`run ${n}`, [0], { node: String(n) }), 3);

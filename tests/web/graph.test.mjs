@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { allNodes, chain, chainWith, isFree, nodeByExecId, source, valueOf } from "../../web/lib/graph.mjs";
+import { allNodes, chain, chainWith, isFree, isOff, nodeByExecId, samplesWith, source, valueOf } from "../../web/lib/graph.mjs";
 
 /** A graph of ComfyUI's form from nodes [id, type, widgets, links to inputs {name: [id, slot]}]. */
 function makeGraph(entries, extra = {}) {
@@ -72,6 +72,40 @@ test("through the face of a subgraph, inwards and outwards", () => {
   root.links.set(50, { origin_id: 3, origin_slot: 0 });
   host.inputs[0].link = 50;
   assert.equal(valueOf(root, mask, "text"), "linked");
+});
+
+test("what is bypassed is passed through, what is muted is not there", () => {
+  const off = (mode) => ({ mode, outputs: [{ type: "MASK" }, { type: "ASYNDM_TIMESTEP_MAP" }] });
+  const build = (mode) => {
+    const graph = makeGraph([
+      [1, "AsynDM_TimestepMap"],
+      [2, "AsynDM_TimestepMap", {}, { regions: [9], previous: [1] }, off(mode)],
+      [3, "AsynDM_TimestepMap", {}, { previous: [2, 1] }],
+    ]);
+    const types = { regions: "ASYNDM_REGIONS", previous: "ASYNDM_TIMESTEP_MAP" };
+    for (const node of graph.nodes) for (const input of node.inputs) input.type = types[input.name];
+    return chain(graph, graph.getNodeById(3)).map(({ map }) => map.id);
+  };
+  assert.deepEqual(build(0), ["1", "2", "3"]);
+  assert.deepEqual(build(4), ["1", "3"]);
+  assert.deepEqual(build(2), ["3"]);
+  assert.deepEqual([0, 2, 4, undefined].map((mode) => isOff({ mode })), [false, true, true, false]);
+});
+
+test("which samplers sample with a node's model", () => {
+  const graph = makeGraph([
+    [1, "AsynDM_Apply"],
+    [2, "LoraLoader", {}, { model: [1] }],
+    [3, "KSampler", {}, { model: [2] }],
+    [4, "CFGGuider", {}, { model: [1] }],
+    [5, "SamplerCustomAdvanced", {}, { guider: [4] }],
+    [6, "KSampler", {}, { latent_image: [3] }],
+  ]);
+  const types = { model: "MODEL", guider: "GUIDER", latent_image: "LATENT" };
+  for (const node of graph.nodes) for (const input of node.inputs) input.type = types[input.name];
+  const apply = graph.getNodeById(1);
+  assert.deepEqual(graph.nodes.filter((node) => samplesWith(graph, node, apply)).map(({ id }) => id), ["1", "2", "3", "4", "5"]);
+  assert.equal(samplesWith(graph, null, null), false);
 });
 
 test("chains of timestep maps", () => {

@@ -1,6 +1,7 @@
-"""The pure part of the web side against Python's: numbers that Python makes (golden.json), read by ``node --test``.
+"""The pure part of the web side against Python's: numbers that Python makes (golden.json, refusals.json), read by
+``node --test``.
 
-``python -m tests.web.test_web`` writes golden.json anew.
+``python -m tests.web.test_web`` writes them anew.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from asyndm_core.regions import MODES, Regions, Target, TimestepMap, make_plan
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden.json"
+REFUSALS = HERE / "refusals.json"
 PROMPTS = (
     "a green boat on the sea, in winter",
     "masterpiece, (red fox:1.3) with a \\(small\\) hat | best quality",
@@ -106,6 +108,63 @@ def plans() -> list[dict[str, Any]]:
     return result
 
 
+def refusals() -> dict[str, Any]:
+    """Chains of timestep maps, with what ``make_plan`` says against each ("": nothing), and whether its plan is idle."""
+    rabbit = Regions((Target("rabbit"),))
+    fixed = Regions((Target("ball"),), update="fixed")
+    mask = Regions((Target("sky"),), update="fixed", mask=torch.ones(4, 4), mask_mode="replace")
+    paper = {"preset": "paper"}
+    edit = {"region_denoise": 0.7, "background_denoise": 0.3}
+    chains: list[list[tuple[Regions, dict[str, Any]]]] = [
+        [(rabbit, {})],
+        [(rabbit, {"strength": 0.0})],
+        [(rabbit, {"strength": 0.0, **edit})],
+        [(rabbit, {"curve": "linear"})],
+        [(rabbit, {"mode": "synchronous"})],
+        [(rabbit, {}), (rabbit, paper)],
+        [(rabbit, {}), (rabbit, {"known_pixels": "clean"})],
+        [(rabbit, {}), (fixed, {})],
+        [(rabbit, {}), (mask, {})],
+        [(rabbit, {"mode": "synchronous"}), (fixed, {})],
+        [(rabbit, edit), (rabbit, {})],
+        [(rabbit, {**edit, "mode": "synchronous"}), (rabbit, {"region_denoise": 0.7, "background_denoise": 0.7})],
+        [(rabbit, {**paper, **edit})],
+        [(rabbit, {**paper, **edit, "mode": "synchronous"})],
+        [(rabbit, {**paper, "region_denoise": 0.5, "background_denoise": 0.5})],
+        [(rabbit, {**paper, "known_pixels": "clean"})],
+        [(rabbit, {**paper, "known_pixels": "clean", "mode": "synchronous"})],
+        [(rabbit, {**paper, "known_pixels": "clean", "mode": "concave"})],
+    ]
+    result = []
+    for chain in chains:
+        timestep_map, layers, refused, idle = None, [], "", False
+        for regions, given in chain:
+            timestep_map = TimestepMap(regions, previous=timestep_map, **given)
+            layers.append(
+                {
+                    "targets": [{"text": t.text, "strength": t.strength} for t in regions.targets if regions.followed],
+                    "curve": timestep_map.curve,
+                    "strength": timestep_map.strength,
+                    "mode": timestep_map.mode,
+                    "preset": timestep_map.preset,
+                    "knownPixels": timestep_map.known_pixels,
+                    "update": regions.update,
+                    "followed": regions.followed,
+                    "painted": regions.mask is not None,
+                    "maskMode": regions.mask_mode,
+                    "regionDenoise": timestep_map.region_denoise,
+                    "backgroundDenoise": timestep_map.background_denoise,
+                }
+            )
+        assert timestep_map is not None
+        try:
+            idle = make_plan(timestep_map, 4, 4).idle
+        except ValueError as error:
+            refused = str(error)
+        result.append({"layers": layers, "refused": refused, "idle": idle})
+    return {"chains": result}
+
+
 def golden() -> dict[str, Any]:
     """All that the JavaScript has to agree with."""
     return {
@@ -153,6 +212,10 @@ def test_golden_is_what_python_says() -> None:
     assert written == now, "run: python -m tests.web.test_web"
 
 
+def test_refusals_are_what_python_says() -> None:
+    assert json.loads(REFUSALS.read_text(encoding="utf-8")) == rounded(refusals()), "run: python -m tests.web.test_web"
+
+
 def test_javascript_agrees() -> None:
     """``node --test`` over the pure modules."""
     node = shutil.which("node")
@@ -165,4 +228,5 @@ def test_javascript_agrees() -> None:
 
 
 if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps(rounded(golden()), ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+    for file, value in ((GOLDEN, golden()), (REFUSALS, refusals())):
+        file.write_text(json.dumps(rounded(value), ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")

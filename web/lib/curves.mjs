@@ -49,21 +49,12 @@ export function leftAt(line, share) {
   return 1 - (line[low] + (line[low + 1] - line[low]) * (position - low)) / steps;
 }
 
-/** The strength whose curve comes nearest to the point (share of the run, what is left), to 0.01: for dragging. */
-export function strengthThrough(share, left, steps, curve, paper = false, denoise = 1) {
-  let low = 0;
-  let high = 1;
-  for (let n = 0; n < 30; n++) {
-    const middle = (low + high) / 2;
-    if (leftAt(progressLine(steps, curve, middle, paper, denoise), share) < left) low = middle;
-    else high = middle;
-  }
-  return Math.round(((low + high) / 2) * 100) / 100;
-}
+/** The greatest denoise of a chain's layers: where the run as a whole starts. */
+export const wholeDenoise = (layers) => Math.max(...layers.flatMap((layer) => [layer.regionDenoise, layer.backgroundDenoise]));
 
 /** A denoise as a share of the greatest of a chain's layers; 1 where the run changes nothing at all. */
 function shareOf(denoise, layers) {
-  const whole = Math.max(...layers.flatMap((layer) => [layer.regionDenoise, layer.backgroundDenoise]));
+  const whole = wholeDenoise(layers);
   return whole > 0 ? denoise / whole : 1;
 }
 

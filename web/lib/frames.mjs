@@ -1,5 +1,7 @@
 /** The frames of a run as the server sends them (asyndm_core/live.py), and as pixels. Pure functions, no DOM. */
 
+const LEVEL = 128; // of asyndm_core/live.py: less is behind
+
 /** Bytes of a base64 string. */
 export function bytes(base64) {
   const text = atob(base64);
@@ -9,8 +11,9 @@ export function bytes(base64) {
 /**
  * A frame with its maps apart, each as {width, height, data}.
  * @param {{step: number, planes: Object<string, number[]>, data: string}} packed as it came
- * @returns {{step, image, owner, progress, heat}} image: RGB bytes, or undefined where the model has no preview;
- *   owner: index of the region + 1; progress: see asyndm_core/live.py; heat: one map for each word
+ * @returns {{step, image, owner, progress, heat, behind}} image: RGB bytes, or undefined where the model has no preview;
+ *   owner: index of the region + 1; progress: see asyndm_core/live.py; heat: one map for each word; behind: how far the
+ *   pixels are behind, all together
  */
 export function unpacked({ step, planes, data }) {
   const all = bytes(data);
@@ -26,17 +29,27 @@ export function unpacked({ step, planes, data }) {
     if (name !== "heat") frame[name] = { width, height, data: take(shape) };
     else frame.heat = Array.from({ length: shape[0] }, () => ({ width, height, data: take([height, width]) }));
   }
+  frame.behind = frame.progress.data.reduce((sum, value) => sum + Math.max(LEVEL - value, 0), 0);
   return frame;
 }
 
+/** Whether the last step of a run is among its frames. */
+export const isDone = ({ frames, steps }) => frames.at(-1)?.step === steps - 1;
+
+/** The index of the frame to rest on: where most is behind, or the last where nothing ever is. */
+export function restingFrame(frames) {
+  const most = Math.max(...frames.map(({ behind }) => behind));
+  return most > 0 ? frames.findIndex(({ behind }) => behind === most) : frames.length - 1;
+}
+
 /**
- * The runs that are remembered, by workflow and node, with a message taken in. A new run takes the place of the old.
+ * The runs that are remembered, by workflow tab and node, with a message taken in. A new run takes the place of the old.
  * @param {Map<string, object>} runs the longest silent first
- * @param {object} message as it came: about the run, and its new frames
+ * @param {object} message as it came: about the run, and its new frames; with the tab that it was queued in, if known
  * @param {number} limit how many runs are remembered
  */
 export function withMessage(runs, { frames, ...about }, limit = 8) {
-  const key = `${about.workflow} ${about.node}`;
+  const key = `${about.tab ?? about.workflow} ${about.node}`;
   const before = runs.get(key);
   const kept = before?.run === about.run ? before.frames : [];
   const others = [...runs].filter(([other]) => other !== key).slice(1 - limit);

@@ -5,6 +5,8 @@
 
 const DEPTH = 24;
 const PASS = new Set(["Reroute"]);
+const MUTED = 2;
+const BYPASSED = 4;
 
 /** The node of an execution id ("4:1" is node 1 in subgraph node 4), or null. */
 export function nodeByExecId(rootGraph, execId) {
@@ -29,9 +31,12 @@ const linkOf = (graph, id) => (id == null ? null : (graph.getLink?.(id) ?? graph
 
 const widgetOf = (node, name) => node?.widgets?.find((widget) => widget.name === name);
 
+/** Whether a node takes no part in a run: it is muted or bypassed. */
+export const isOff = ({ mode }) => mode === MUTED || mode === BYPASSED;
+
 /**
  * What feeds an input: {node, slot} of the output at the other end, {host, name} where it is a widget on the face of a
- * subgraph, or null where nothing is linked.
+ * subgraph, or null where nothing is linked, or what is linked is muted. Nodes that are bypassed are passed through.
  */
 export function origin(rootGraph, node, name, depth = 0) {
   const input = node?.inputs?.find((slot) => slot.name === name);
@@ -47,7 +52,8 @@ function outputOf(rootGraph, graph, link, depth) {
     return origin(rootGraph, host, name, depth + 1) ?? { host, name };
   }
   const node = graph.getNodeById(link.origin_id);
-  if (!node) return null;
+  if (!node || node.mode === MUTED) return null;
+  if (node.mode === BYPASSED) return origin(rootGraph, node, passed(node, link.origin_slot), depth + 1);
   if (PASS.has(node.type)) return origin(rootGraph, node, node.inputs?.[0]?.name, depth + 1);
   if (node.subgraph) {
     const inner = node.subgraph.outputs?.[link.origin_slot]?.linkIds?.[0];
@@ -55,6 +61,12 @@ function outputOf(rootGraph, graph, link, depth) {
     return next && depth < DEPTH ? outputOf(rootGraph, node.subgraph, next, depth + 1) : null;
   }
   return { node, slot: link.origin_slot };
+}
+
+/** The name of the input that a bypassed node hands on at an output: of the same place if its type is right, else the first. */
+function passed({ inputs = [], outputs = [] }, slot) {
+  const type = outputs[slot]?.type;
+  return [inputs[slot], ...inputs].find((input) => input && input.type === type)?.name;
 }
 
 /**
@@ -87,10 +99,19 @@ export function chain(rootGraph, map) {
   return layers;
 }
 
+/** Whether a sampler samples with the model that comes out of a node, patched on the way or not. */
+export function samplesWith(rootGraph, sampler, node, depth = 0) {
+  if (!sampler || !node || depth >= DEPTH) return false;
+  if (sampler === node) return true;
+  return (sampler.inputs ?? [])
+    .filter(({ type }) => type === "MODEL" || type === "GUIDER")
+    .some(({ name }) => samplesWith(rootGraph, origin(rootGraph, sampler, name)?.node, node, depth + 1));
+}
+
 /** The first chain of timestep maps that a Cross-Attention Mask is part of, or []. */
 export function chainWith(rootGraph, mask) {
   const chains = allNodes(rootGraph)
-    .filter((node) => node.type === "AsynDM_TimestepMap")
+    .filter((node) => node.type === "AsynDM_TimestepMap" && !isOff(node))
     .map((map) => chain(rootGraph, map))
     .filter((layers) => layers.some((layer) => layer.mask === mask));
   return chains.sort((a, b) => b.length - a.length)[0] ?? [];

@@ -1,6 +1,7 @@
 /** Two pictures, one over the other, with a line between them that follows the pointer or the slider. */
 
 import { api } from "../../../scripts/api.js";
+import { t } from "./locale.mjs";
 import { lastRun } from "./regions.mjs";
 import { addView, element } from "./view.mjs";
 
@@ -11,10 +12,10 @@ export function addCompare(node) {
   const [a, b] = ["a", "b"].map((name) => element("img", `asyndm-picture asyndm-picture-${name}`));
   const names = ["A", "B"].map((name) => element("span", `asyndm-letter asyndm-letter-${name.toLowerCase()}`, name));
   const line = element("div", "asyndm-line");
-  const slider = element("input", "asyndm-slider", "", "From A to B");
+  const slider = element("input", "asyndm-slider", "", t("fromAToB"));
   const note = element("div", "asyndm-note");
   Object.assign(slider, { type: "range", min: "0", max: "100", step: "any", value: "50" });
-  slider.setAttribute("aria-label", "From A to B");
+  slider.setAttribute("aria-label", t("fromAToB"));
   stage.append(a, b, ...names, line);
   body.append(stage, slider, note);
   for (const picture of [a, b]) picture.draggable = false;
@@ -46,6 +47,6 @@ export function addCompare(node) {
 const url = (file) => api.apiURL(`/view?${new URLSearchParams(file)}`);
 
 function noteText(run) {
-  if (!run) return "After a run, A and B lie here one over the other.";
-  return run.batch > 1 ? `The first of ${run.batch} pictures.` : "Move the pointer over the picture.";
+  if (!run) return t("afterRun");
+  return run.batch > 1 ? t("firstOf", { count: run.batch }) : t("movePointer");
 }

@@ -4,11 +4,14 @@ import { app } from "../../../scripts/app.js";
 import { css } from "../lib/colours.mjs";
 import { isFree } from "../lib/graph.mjs";
 import { formatTargets, mark, phraseBetween, pieces, plainText, toggled, withStrength } from "../lib/prompt.mjs";
-import { scheduleOf, wordsOf } from "./regions.mjs";
-import { addView, element, refreshSoon, remember, setWidget } from "./view.mjs";
+import { t } from "./locale.mjs";
+import { saying } from "./notices.mjs";
+import { scheduleOf, skipsLost, wordsOf } from "./regions.mjs";
+import { addView, beginWith, element, refreshSoon, remember, setWidget } from "./view.mjs";
 
 const STEP = 0.05;
-const PROBLEMS = { range: "strength is not in 0 to 1", twice: "listed twice" };
+const LEAST = 100; // pixels of height: two lines of the prompt and a target
+const NEW = 60; // more than that, for a new node
 
 /** Add the picker to a Cross-Attention Mask. */
 export function addPicker(node) {
@@ -34,18 +37,20 @@ export function addPicker(node) {
     const words = wordsOf(node);
     const { colours, strength } = scheduleOf(node, words.targets.length);
     const free = isFree(app.rootGraph, node, "targets");
-    const state = JSON.stringify([words, colours, strength, free]);
+    const skips = skipsLost(node);
+    const state = JSON.stringify([words, colours, strength, free, skips]);
     if (state === shown) return;
     shown = state;
     const found = pieces(plainText(words.text ?? ""));
     now = { ...words, found, colours, strength, free, ...mark(found, words.targets) };
+    now.skips = skips;
     if (sliding !== null) {
       fill(sliding.row, now.targets[sliding.index], now);
       return;
     }
     prompt.replaceChildren(...promptParts());
     list.replaceChildren(...(now.automatic || now.replaced ? [] : now.targets.map(targetRow)));
-    note.textContent = noteText();
+    note.replaceChildren(...notes());
   }
 
   // --- the prompt ---
@@ -135,33 +140,29 @@ export function addPicker(node) {
     const row = element("div", "asyndm-target");
     row.dataset.target = target.text;
     row.style.setProperty("--colour", css(now.colours[index]));
-    const lost = now.text !== undefined && now.lost[index];
-    const trouble = target.problem ? PROBLEMS[target.problem] : lost ? "not in the prompt" : "";
-    row.classList.toggle("asyndm-lost", Boolean(trouble));
+    const trouble = target.problem ?? (now.missing.includes(target) ? "lost" : null);
+    row.classList.toggle("asyndm-lost", trouble !== null);
     const name = element("span", "asyndm-name", target.text, target.text);
     row.append(element("span", "asyndm-swatch"), name);
-    if (trouble) row.append(element("span", "asyndm-trouble", trouble));
+    if (trouble) row.append(element("span", "asyndm-trouble", t(trouble), t(trouble)));
     else {
-      const bar = element("span", "asyndm-bar", "", "Strength: drag, or use the buttons");
+      const bar = element("span", "asyndm-bar", "", t("strengthBar"));
       bar.append(element("span", "asyndm-level"));
       bar.addEventListener("pointerdown", (event) => startSliding(event, bar, row, index));
       const nudge = (by) => () => change(withStrength(now.targets, index, strengthOf(now.targets[index], now) + by));
-      row.append(button("−", "Less strength", nudge(-STEP)), bar, button("+", "More strength", nudge(STEP)));
+      row.append(button("less", "−", nudge(-STEP)), bar, button("more", "+", nudge(STEP)));
       row.append(element("span", "asyndm-value"));
-      const reset = button("↺", "Use the strength of Asynchronous Timestep Map", () =>
-        change(withStrength(now.targets, index, null)),
-      );
-      reset.classList.add("asyndm-reset");
-      row.append(reset);
+      row.append(button("reset", "↺", () => change(withStrength(now.targets, index, null))));
       fill(row, target, now);
     }
-    row.append(button("✕", "No longer a target", () => change(toggled(now.targets, target.text))));
+    row.append(button("remove", "✕", () => change(toggled(now.targets, target.text))));
     return row;
   }
 
-  function button(text, title, act) {
-    const made = element("button", "asyndm-button", text, title);
-    made.setAttribute("aria-label", title);
+  /** A button of a target's row. what: its name in the style sheet and among the strings. */
+  function button(what, text, act) {
+    const made = element("button", `asyndm-button asyndm-${what}`, text, t(what));
+    made.setAttribute("aria-label", t(what));
     made.disabled = !now.free;
     made.addEventListener("click", act);
     return made;
@@ -187,19 +188,28 @@ export function addPicker(node) {
     slide(event);
   }
 
-  function noteText() {
-    if (now.replaced) return "The painted mask is the only region: words are not looked for.";
-    if (now.text === undefined) return "Another node makes the prompt: its words are shown after a run.";
-    if (!now.text.trim()) return "Write a prompt, then click the words that must come out right.";
-    if (!now.free) return "Another node gives the targets.";
-    if (!now.automatic) return "";
+  function notes() {
+    if (now.replaced) return [t("paintedAlone")];
+    if (now.text === undefined) return [t("textLater")];
+    if (!now.text.trim() && !now.targets.length) return [t("writePrompt")];
+    if (now.missing.length) return [lostNote()];
+    if (!now.free) return [t("targetsElsewhere")];
+    if (!now.automatic) return [];
     const names = now.targets.map((target) => target.text).join(", ");
-    return names
-      ? `Chosen automatically: ${names}. Click words (or drag over several) to choose yourself.`
-      : "No content word was found: click the words that must come out right.";
+    return [names ? t("chosen", { names }) : t("noneFound")];
   }
 
-  addView(node, "asyndm_picker", body, refresh);
+  /** What becomes of the targets that the prompt does not contain, and a button that removes them. */
+  function lostNote() {
+    const lost = now.missing.map(({ text }) => text);
+    const drop = element("button", "asyndm-drop", t("removeLost"), lost.join(", "));
+    drop.addEventListener("click", () => change(now.targets.filter(({ text }) => !lost.includes(text))));
+    const parts = [t(now.skips ? "willSkip" : "willStop", { names: lost.join(", ") }), ...(now.free ? [" ", drop] : [])];
+    return saying(now.skips ? "notice" : "trouble", ...parts);
+  }
+
+  addView(node, "asyndm_picker", body, refresh, LEAST);
+  beginWith(node, 0, node.computeSize()[1] + NEW);
 }
 
 /** The strength of a target: its own, else the timestep map's; 0.7, the widget's default, where neither is known. */

@@ -2,9 +2,9 @@
 
 import { app } from "../../../scripts/app.js";
 import { regionColour } from "../lib/colours.mjs";
-import { backgroundDenoise, planned } from "../lib/curves.mjs";
+import { planned } from "../lib/curves.mjs";
 import { chain, chainWith, origin, valueOf } from "../lib/graph.mjs";
-import { contentPhrases, parseTargets } from "../lib/prompt.mjs";
+import { contentPhrases, lostTargets, parseTargets } from "../lib/prompt.mjs";
 import { settings } from "./settings.mjs";
 
 const lastRuns = new WeakMap();
@@ -19,7 +19,7 @@ const value = (node, name) => valueOf(app.rootGraph, node, name) ?? lastRun(node
 
 /**
  * Text and targets of a Cross-Attention Mask now.
- * text undefined: another node makes it and the graph has not run. replaced: the painted mask is the only region.
+ * text undefined: another node makes it and the graph has not run. missing: the targets that it lacks. replaced: the painted mask is the only region.
  */
 export function wordsOf(mask) {
   const text = value(mask, "text");
@@ -29,18 +29,30 @@ export function wordsOf(mask) {
   const automatic = typed.trim() === "";
   const found = automatic && text !== undefined ? contentPhrases(text, settings) : [];
   const targets = automatic ? found.map((phrase) => ({ text: phrase, strength: null, problem: null })) : parseTargets(typed);
-  return { text, targets, automatic, painted, maskMode, replaced: painted && maskMode === "replace" };
+  const missing = automatic || text === undefined ? [] : lostTargets(text, targets);
+  return { text, targets, missing, automatic, painted, maskMode, replaced: painted && maskMode === "replace" };
 }
 
+/** Whether a Cross-Attention Mask goes on without the targets that the prompt does not contain, instead of an error. */
+export const skipsLost = (mask) => value(mask, "lost_targets") === "skip";
+
 function layer({ map, mask }) {
-  const { targets, painted, maskMode, replaced } = mask
-    ? wordsOf(mask)
-    : { targets: [], painted: false, maskMode: "limit", replaced: false };
+  const nothing = { targets: [], missing: [], painted: false, maskMode: "limit", replaced: false };
+  const { targets, missing, painted, maskMode, replaced } = mask ? wordsOf(mask) : nothing;
+  const indexed = targets.map((target, index) => ({ ...target, index }));
+  const found = replaced ? [] : indexed.filter(({ problem, index }) => problem === null && !missing.includes(targets[index]));
   return {
-    targets: replaced ? [] : targets,
+    map,
+    mask,
+    targets: found,
+    followed: found.length > 0,
+    update: mask ? value(mask, "update") : undefined,
     curve: value(map, "curve") ?? "quadratic",
     strength: Number(value(map, "strength") ?? 0.7),
     mode: value(map, "mode") ?? "asynchronous",
+    preset: value(map, "preset") ?? "default",
+    knownPixels: value(map, "known_pixels") ?? "noised",
+    lead: Number(value(map, "lead") ?? 0),
     painted,
     maskMode,
     regionDenoise: Number(value(map, "region_denoise") ?? 1),
@@ -48,19 +60,16 @@ function layer({ map, mask }) {
   };
 }
 
-/** Where the background of a chain starts, as a share of the run's denoise. */
-export const backgroundOf = (map) => backgroundDenoise(chain(app.rootGraph, map).map(layer));
+/** The chain of timestep maps that ends at an Asynchronous Timestep Map, as curves.planned reads it. */
+export const layersOf = (map) => chain(app.rootGraph, map).map(layer);
 
-/** The regions of the chain that ends at an Asynchronous Timestep Map, each with its colour and its two nodes. */
-export function regionsOf(map) {
-  const layers = chain(app.rootGraph, map);
-  return coloured(layers);
-}
-
-function coloured(layers) {
-  return planned(layers.map(layer)).map((region, index) => ({
+/** The regions of such a chain, each with its colour, its two nodes, and the index of its target in the widget. */
+export function colouredRegions(layers) {
+  return planned(layers).map((region, index) => ({
     ...region,
-    ...layers[region.layer],
+    map: layers[region.layer].map,
+    mask: layers[region.layer].mask,
+    target: region.target === null ? null : layers[region.layer].targets[region.target].index,
     colour: regionColour(index, settings.colours),
   }));
 }
@@ -68,7 +77,7 @@ function coloured(layers) {
 /** For the targets of a Cross-Attention Mask: their colours, and the strength of those that have none of their own. */
 export function scheduleOf(mask, count) {
   const layers = chainWith(app.rootGraph, mask);
-  const own = coloured(layers).filter((region) => region.mask === mask && region.target !== null);
+  const own = colouredRegions(layers.map(layer)).filter((region) => region.mask === mask && region.target !== null);
   const map = layers.find((entry) => entry.mask === mask)?.map;
   const strength = map ? value(map, "strength") : undefined;
   const colours = Array.from(

@@ -1,6 +1,7 @@
-/** What Python decides for the screen too: word lists and colours, sent with the node's definition. */
+/** What Python decides for the screen too: word lists, colours and samplers, sent with the node's definition. */
 
 export const settings = {
+  samplers: null, // the names of those that have a formula for every pixel
   colours: [[128, 128, 128]],
   progressColours: Array.from({ length: 256 }, () => [128, 128, 128]),
   functionWords: new Set(),
@@ -12,6 +13,7 @@ export const settings = {
 export function readSettings(nodeData) {
   const sent = nodeData.input?.required?.targets?.[1]?.asyndm;
   if (!sent) return;
+  settings.samplers = new Set(sent.samplers);
   settings.colours = sent.colours;
   settings.progressColours = sent.progress_colours;
   settings.functionWords = new Set(sent.function_words);

@@ -1,6 +1,7 @@
 /** A piece of our own on a node: one DOM widget, last in the node, that shows values and keeps none. */
 
 import { app } from "../../../scripts/app.js";
+import { isOff } from "../lib/graph.mjs";
 import { keepRun } from "./regions.mjs";
 
 const views = new Set();
@@ -39,15 +40,20 @@ export function element(tag, className, text = "", title = "") {
 
 /**
  * Put a body on a node. refresh repaints it from the graph; it is called whenever the graph may have changed.
+ *
+ * least: the height in pixels that the body gets at least; it gets what room the node has left, scrolls in it, and never
+ * makes the node grow over its neighbours. Without, the node grows with its body.
  */
-export function addView(node, name, body, refresh) {
-  const frame = element("div", "asyndm");
+export function addView(node, name, body, refresh, least = null) {
+  const frame = element("div", least === null ? "asyndm" : "asyndm asyndm-within");
   frame.append(body);
+  if (least !== null) frame.style.setProperty("--least", `${least}px`);
   frame.tabIndex = -1;
   frame.dataset.testid = name;
   frame.addEventListener("keydown", (event) => event.stopPropagation());
   frame.addEventListener("pointerdown", (event) => event.button === 0 && event.stopPropagation());
-  let height = 40;
+  let height = least ?? 40;
+  let off = false;
   const widget = node.addDOMWidget(name, `${name}#${count++}`, frame, {
     serialize: false,
     hideOnZoom: false,
@@ -56,16 +62,25 @@ export function addView(node, name, body, refresh) {
     getValue: () => "",
     setValue: () => {},
     getMinHeight: () => height,
-    getMaxHeight: () => height,
+    getMaxHeight: () => (least === null ? height : undefined),
+    onDraw: () => {
+      if (frame.classList.toggle("asyndm-off", isOff(node)) !== off) refreshSoon();
+      off = isOff(node);
+    },
   });
   widget.serialize = false;
-  new ResizeObserver(() => {
-    if (!body.isConnected || (body.offsetHeight === 0 && !body.hidden)) return;
-    const wanted = body.hidden ? 0 : Math.ceil(body.offsetHeight) + 2 * widget.margin;
-    if (wanted === height) return;
-    height = wanted;
-    makeRoom(node);
-  }).observe(body);
+  if (least !== null) {
+    height += 2 * widget.margin;
+    after(node, "onConfigure", () => makeRoom(node));
+  } else {
+    new ResizeObserver(() => {
+      if (!body.isConnected || (body.offsetHeight === 0 && !body.hidden)) return;
+      const wanted = body.hidden ? 0 : Math.ceil(body.offsetHeight) + 2 * widget.margin;
+      if (wanted === height) return;
+      height = wanted;
+      makeRoom(node);
+    }).observe(body);
+  }
 
   const view = { node, refresh };
   views.add(view);
@@ -80,6 +95,11 @@ export function addView(node, name, body, refresh) {
   for (const other of node.widgets) if (other !== widget) after(other, "callback", refreshSoon);
   refreshSoon();
   return widget;
+}
+
+/** Make a node that is to be new this high at least: on the classic canvas nodes begin with the room that they need. */
+export function beginWith(node, width, height) {
+  node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)]);
 }
 
 /** On the classic canvas a node does not grow by itself when a view in it does. */
