@@ -30,8 +30,8 @@ def test_the_info_button_opens_the_page(help_panel: Page, language: str) -> None
     for node, own in texts.items():
         page.new_workflow()
         page.add(node)
-        page.fit()
-        page.js("app.canvas.deselectAll(); app.canvas.select(app.rootGraph.nodes[0])")
+        page.js("app.canvas.ds.scale = 1; app.canvas.ds.offset = [200, 250]; app.canvas.selectItems([app.rootGraph.nodes[0]])")
+        page.frames()
         page.click(page.element("[data-testid=info-button]"))
         shown = "document.querySelector('.markdown-content')"
         page.wait(f"{shown}?.querySelector('h1')?.textContent.trim() === arguments[0]", own["display_name"])
