@@ -158,43 +158,56 @@ class LayerSum:
             yield total.mean(dim=1).transpose(-1, -2).unflatten(-1, (height, width)), layers
 
     def mean(self) -> Tensor | None:
-        """The mean over layers (B, words, h, w), or None if there was none."""
-        whole = AttentionSum()
-        for words, layers in self.sums():
-            whole.add(words, layers)
-        return whole.mean()
+        """The mean over layers (B, words, h, w), or None if there was none. Its size is the first layer's."""
+        whole, count = None, 0
+        for seen, layers in self.sums():
+            whole = seen if whole is None else whole + enlarged(seen, whole.shape[-2:])
+            count += layers
+        return None if whole is None else whole / count
+
+
+def enlarged(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps (B, n, h, w) at ``size``, bilinear; as they are where they are of one pixel and so of every size."""
+    if maps.shape[-2:] in ((1, 1), tuple(size)):
+        return maps
+    return F.interpolate(maps, size=tuple(size), mode="bilinear")
+
+
+class Attention(NamedTuple):
+    """What the model saw of the words.
+
+    shares (B, words, h, w): the attention probability of each word; 0 where it has no weight. weight, broadcasting to it
+    (one pixel stands for all): how much a pixel counts for the word, 0 where no prompt with the word acts. In any unit.
+    """
+
+    shares: Tensor
+    weight: Tensor
+
+
+def nothing_seen(words: int, device: torch.device) -> Attention:
+    """No prompt with any of the words is in force."""
+    nowhere = torch.zeros(1, words, 1, 1, device=device)
+    return Attention(nowhere, nowhere)
 
 
 class AttentionSum:
-    """The running sum of what was seen in one evaluation of the model; its mean is over everything added."""
+    """The running mean of what was seen, each pixel by its weight: of several prompts, or several evaluations."""
 
     def __init__(self) -> None:
         self._sum: Tensor | None = None
-        self._count: Tensor | float | None = None
+        self._weight: Tensor | None = None
 
-    def add(self, seen: Tensor, count: Tensor | float = 1.0) -> None:
-        """Add probabilities (B, words, h, w), the sum of ``count`` layers'.
+    def add(self, seen: Attention) -> None:
+        """Add what was seen; the mean has the size of the largest maps."""
+        total, weight = seen.shares * seen.weight, seen.weight
+        if self._sum is not None and self._weight is not None:
+            size = max(total.shape[-2:], self._sum.shape[-2:])
+            total = enlarged(total, size) + enlarged(self._sum, size)
+            weight = enlarged(weight, size) + enlarged(self._weight, size)
+        self._sum, self._weight = total, weight
 
-        ``count`` (broadcasts to ``seen``) is 0 where a word was not in force.
-        """
-        if self._sum is not None and seen.shape[-2:] != self._sum.shape[-2:]:
-            size = self._sum.shape[-2:]
-            seen = F.interpolate(seen, size=size, mode="bilinear")
-            if isinstance(count, Tensor) and count.shape[-2:] != (1, 1):
-                count = F.interpolate(count, size=size, mode="bilinear")
-        self._sum = seen if self._sum is None else self._sum + seen
-        self._count = count if self._count is None else self._count + count
-
-    def merge(self, other: AttentionSum, device: torch.device) -> None:
-        """Add all that another sum has seen, brought to ``device``."""
-        if other._sum is not None and other._count is not None:
-            count = other._count.to(device) if isinstance(other._count, Tensor) else other._count
-            self.add(other._sum.to(device), count)
-
-    def mean(self) -> Tensor | None:
-        """(B, words, h, w), or None if nothing was seen."""
-        if self._sum is None or self._count is None:
+    def mean(self) -> Attention | None:
+        """The weighted mean, and the weights in all; None if nothing was seen."""
+        if self._sum is None or self._weight is None:
             return None
-        if isinstance(self._count, Tensor):
-            return self._sum / self._count.clamp(min=1)
-        return self._sum / self._count
+        return Attention(self._sum / self._weight.where(self._weight > 0, 1), self._weight)

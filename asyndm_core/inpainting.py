@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .attention import Attention
 from .embedding import Groups
 from .run import Host
 from .samplers import NoiseLaw, Prediction
@@ -54,6 +55,10 @@ class InpaintingHost:
         prediction = self.host.denoise(seen, sigma, reference, watch, groups)
         return prediction._replace(denoised=blend(prediction.denoised, self.latent, self.mask))
 
-    def attention(self) -> Tensor | None:
+    def attention(self) -> Attention | None:
         """See ``run.Host``."""
         return self.host.attention()
+
+    def acts(self, reference: Tensor) -> Tensor | None:
+        """See ``run.Host``."""
+        return self.host.acts(reference)

@@ -62,7 +62,7 @@ def maps_of(snapshot: Snapshot, steps: int, to_rgb: Callable[[Tensor], Tensor] |
     lead = -lag(thin(snapshot.progress[0]), snapshot.step, steps)
     maps["progress"] = (lead.clamp(-1, 1) * (LEVEL - 1) + LEVEL).round().to(torch.uint8)
     if snapshot.attention is not None:
-        maps["heat"] = _bytes(stretched(thin(snapshot.attention[0].float())))
+        maps["heat"] = _bytes(stretched(thin(snapshot.attention.shares[0].float())))
     return maps
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attention import AttentionSum
+from .attention import Attention, AttentionSum
 from .run import Snapshot
 
 
@@ -69,8 +69,8 @@ class RunRecord:
             for f in self._frames
         ]
 
-    def attention(self) -> Tensor | None:
-        """The mean attention of the run (B, words, h, w), on its device, or None if no word was watched."""
+    def attention(self) -> Attention | None:
+        """The mean attention of the run, on its device, or None if no word was watched."""
         return self._attention.mean()
 
     def masks(self, height: int, width: int) -> Tensor | None:
@@ -81,4 +81,4 @@ class RunRecord:
         mean = self.attention()
         if mean is None:
             return None
-        return stretched(F.interpolate(mean.float().cpu(), size=(height, width), mode="bilinear"))
+        return stretched(F.interpolate(mean.shares.float().cpu(), size=(height, width), mode="bilinear"))

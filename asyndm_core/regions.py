@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .attention import Attention, enlarged
 from .curves import CURVES
 
 MASK_MODES = ("limit", "add", "replace")
@@ -316,9 +317,18 @@ def synchronous(plan: Plan) -> Plan:
     return replace(plan, regions=regions, background_denoise=1.0)
 
 
-def threshold(attention: Tensor, factor: float) -> Tensor:
-    """The paper's mask: 1 where attention (..., h, w) is at least ``factor`` times its spatial mean, else 0."""
-    return (attention >= factor * attention.mean(dim=(-2, -1), keepdim=True)).to(attention.dtype)
+def threshold(attention: Tensor, factor: float, weight: Tensor | None = None) -> Tensor:
+    """The paper's mask: 1 where attention (..., h, w) is at least ``factor`` times its spatial mean, else 0.
+
+    weight (broadcasts to attention; None: 1): how much a pixel counts in the mean. Where it is 0 the mask is 0.
+    """
+    if weight is None or weight.shape[-2:] == (1, 1):
+        mean = attention.mean(dim=(-2, -1), keepdim=True)
+    else:
+        whole = weight.sum(dim=(-2, -1), keepdim=True)
+        mean = (attention * weight).sum(dim=(-2, -1), keepdim=True) / whole.where(whole > 0, 1)
+    inside = attention >= factor * mean
+    return (inside if weight is None else inside & (weight > 0)).to(attention.dtype)
 
 
 def grow(weight: Tensor, pixels: int) -> Tensor:
@@ -347,25 +357,26 @@ def feather(weight: Tensor, pixels: float) -> Tensor:
     return F.conv2d(blurred, kernel.view(1, 1, -1, 1))[:, 0]
 
 
-def weights(plan: Plan, attention: Tensor | None, shape: tuple[int, int, int], device: torch.device) -> Tensor:
+def weights(plan: Plan, attention: Attention | None, shape: tuple[int, int, int], device: torch.device) -> Tensor:
     """The weight of every region at every pixel: (R, B, H, W) in [0, 1], for ``shape`` (B, H, W).
 
-    attention: (B, words, h, w) as seen by the model, in ``plan.words`` order, or None before the first evaluation: then a
-    word region is everywhere. Attention is smoothly enlarged to the latent's size and then thresholded; the paper
-    thresholds first and enlarges by nearest neighbour.
+    attention: as seen by the model, in ``plan.words`` order, or None before the first evaluation: then a word region is
+    everywhere. Attention is smoothly enlarged to the latent's size and then thresholded; the paper thresholds first and
+    enlarges by nearest neighbour. A region does not grow or fade into pixels where no prompt with its word acts.
     """
     batch, *size = shape
     result = []
     for region in plan.regions:
         weight = torch.ones(shape, device=device)
         if region.word is not None and attention is not None:
-            seen = attention[:, plan.words.index(region.word), None]
+            seen, acts = (maps[:, plan.words.index(region.word), None] for maps in attention)
             if plan.paper:
-                weight = F.interpolate(threshold(seen, region.threshold), size=size)[:, 0]
+                weight = F.interpolate(threshold(seen, region.threshold, acts), size=size)[:, 0]
             else:
                 seen = F.interpolate(seen, size=size, mode="bilinear")
-                weight = threshold(seen, region.threshold)[:, 0]
-            weight = feather(grow(weight, region.grow), region.feather)
+                weight = threshold(seen, region.threshold, enlarged(acts, size))[:, 0]
+            weight = feather(grow(weight, region.grow), region.feather) * (enlarged(acts, size)[:, 0] > 0)
+            weight = weight.expand(shape)
         if region.mask is not None:
             weight = weight * _per_item(region.mask.to(device), batch)
         result.append(weight)
@@ -377,25 +388,32 @@ def _per_item(mask: Tensor, batch: int) -> Tensor:
     return mask.repeat(-(-batch // mask.shape[0]), 1, 1)[:batch]
 
 
-def assign(plan: Plan, region_weights: Tensor) -> Ownership:
+def assign(plan: Plan, region_weights: Tensor, acts: Tensor | None = None) -> Ownership:
     """Overlaps settled: the greater strength (k x weight) owns a pixel, then the first listed; nobody where it is 0.
 
-    A region with another denoise than the background's owns its pixels at strength 0 too, where no other does.
+    A region with another denoise than the background's owns its pixels at strength 0 too, where no other does. acts: where
+    prompts with the plan's words act now, see ``run.Host``; elsewhere a word's region owns nothing, whatever its weight.
     """
     best = region_weights.new_zeros(region_weights.shape[1:])
     owner = torch.full_like(best, -1, dtype=torch.long)
     for index, region in enumerate(plan.regions):
-        strength = region.strength * region_weights[index]
+        weight = region_weights[index]
+        if region.word is not None and acts is not None:
+            weight = weight * (acts[:, plan.words.index(region.word)] > 0)
+        strength = region.strength * weight
         wins = strength > best
         if region.denoise != plan.background_denoise:
-            wins = wins | ((region_weights[index] > 0) & (owner < 0))
+            wins = wins | ((weight > 0) & (owner < 0))
         owner = torch.where(wins, index, owner)
         best = torch.maximum(best, strength)
     return Ownership(owner, region_weights)
 
 
-def first_assignment(plan: Plan, last_word: str | None, shape: tuple[int, int, int], device: torch.device) -> Ownership:
-    """Who owns each pixel before any attention was seen: word regions are everywhere, overlaps settled as always.
+def first_assignment(
+    plan: Plan, last_word: str | None, shape: tuple[int, int, int], device: torch.device, acts: Tensor | None = None
+) -> Ownership:
+    """Who owns each pixel before any attention was seen: word regions are everywhere (where they act, see ``assign``),
+    overlaps settled as always.
 
     In the paper preset, the region of the prompt's last target token (``last_word``) owns every pixel.
     """
@@ -404,7 +422,7 @@ def first_assignment(plan: Plan, last_word: str | None, shape: tuple[int, int, i
         for index, region in enumerate(plan.regions):
             if region.word is not None and region.word != last_word:
                 region_weights[index] = 0
-    return assign(plan, region_weights)
+    return assign(plan, region_weights, acts)
 
 
 def denoise_map(plan: Plan, owned: Ownership) -> Tensor:

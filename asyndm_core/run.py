@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .attention import AttentionSum
+from .attention import Attention, AttentionSum, nothing_seen
 from .clock import Clock
 from .embedding import Groups, grouped
 from .regions import Ownership, Plan, assign, denoise_map, first_assignment, synchronous, weights
@@ -32,13 +32,20 @@ class Host(Protocol):
         """
         ...
 
-    def attention(self) -> Tensor | None:
-        """What the last watched call saw: (B, words, h, w) in the plan's order, or None if no word was in force."""
+    def attention(self) -> Attention | None:
+        """What the last watched call saw of the words, in the plan's order, or None if none of them was in force."""
+        ...
+
+    def acts(self, reference: Tensor) -> Tensor | None:
+        """Where prompts with each of the plan's words act at ``reference`` (0-dim): above 0 there, 0 elsewhere.
+
+        (B or 1, words, H or 1, W or 1); None: all of them everywhere. The same object as before where it is the same.
+        """
         ...
 
 
-Weigh = Callable[[Plan, Tensor, tuple[int, int, int], torch.device], Tensor]
-"""What ``regions.weights`` does: attention (B, words, h, w) -> the weight of every region at every pixel."""
+Weigh = Callable[[Plan, Attention, tuple[int, int, int], torch.device], Tensor]
+"""What ``regions.weights`` does: attention -> the weight of every region at every pixel."""
 
 
 class Snapshot(NamedTuple):
@@ -46,7 +53,7 @@ class Snapshot(NamedTuple):
 
     sigma (B, 1, H, W) is the noise level of x (None where a host reports a stock run). progress (B, H, W) is q now;
     owner (B, H, W) is the region that moves each pixel in this step (-1: background).
-    attention: (B, words, h, w) seen in this step, or None.
+    attention: seen in this step, or None.
     """
 
     step: int
@@ -55,7 +62,7 @@ class Snapshot(NamedTuple):
     sigma: Tensor | None
     progress: Tensor
     owner: Tensor
-    attention: Tensor | None
+    attention: Attention | None
 
 
 def move(clock: Clock, plan: Plan, state: Tensor, step: int, owned: Ownership) -> Tensor:
@@ -86,22 +93,24 @@ def levels(clock: Clock, state: Tensor, step: int, kept: Tensor | None) -> Tenso
 
 
 def start(
-    clock: Clock, plan: Plan, shape: tuple[int, int, int], attention: Tensor | None = None, last_word: str | None = None,
-    kept: Tensor | None = None,
+    clock: Clock, plan: Plan, shape: tuple[int, int, int], attention: Attention | None = None,
+    last_word: str | None = None, kept: Tensor | None = None, acts: Tensor | None = None,
 ) -> Now:  # fmt: skip
     """The start of a run on latents of ``shape`` (B, H, W).
 
-    attention: fixed attention (B, words, h, w) of an earlier pass, or None. last_word: the target whose token comes
-    last in the prompt (the paper preset begins with its region). kept (B, H, W): pixels to keep whatever the plan says
-    of them, or None.
+    attention: fixed attention of an earlier pass, or None. last_word: the target whose token comes last in the prompt
+    (the paper preset begins with its region). kept (B, H, W): pixels to keep whatever the plan says of them, or None.
+    acts: where the words act in the first step, see ``Host``. Regions found in an earlier pass start at their denoise also
+    where their word joins later.
     """
     device = clock.sigmas.device
     if attention is None:
-        owned = first_assignment(plan, last_word, shape, device)
+        owned = found = first_assignment(plan, last_word, shape, device, acts)
     else:
-        owned = assign(plan, weights(plan, attention, shape, device))
+        found = assign(plan, weights(plan, attention, shape, device))
+        owned = assign(plan, found.weights, acts)
     if not plan.level:
-        denoise = denoise_map(plan, owned)
+        denoise = denoise_map(plan, found)
         state, unchanged = clock.start_at(denoise), denoise == 0
         kept = unchanged if kept is None else kept | unchanged
         return Now(state, levels(clock, state, 0, kept), owned, kept)
@@ -136,13 +145,13 @@ class _Evaluations:
     """
 
     def __init__(
-        self, host: Host, reference: Tensor, watch: bool, report: Callable[[Tensor, Tensor, Tensor | None], None],
+        self, host: Host, reference: Tensor, watch: bool, report: Callable[[Tensor, Tensor, Attention | None], None],
         groups: Groups, within: Groups | None,
     ) -> None:  # fmt: skip
         self._host, self._reference, self._watch, self._report = host, reference, watch, report
         self._groups, self._within = groups, within
         self._first = True
-        self.attention: Tensor | None = None
+        self.attention: Attention | None = None
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Prediction:
         if not self._first:
@@ -156,7 +165,7 @@ class _Evaluations:
 
 def _report(
     on_step: Callable[[Snapshot], None] | None, clock: Clock, step: int, now: Now,
-    x: Tensor, denoised: Tensor, attention: Tensor | None,
+    x: Tensor, denoised: Tensor, attention: Attention | None,
 ) -> None:  # fmt: skip
     if on_step is not None:
         progress = clock.progress(now.state, step)
@@ -181,19 +190,23 @@ def sample(
 
     Order within a step, as in the authors' code: the move q -> q' of step i uses the regions seen at step i - 1; then
     the model is evaluated, and its attention makes the regions of the next move. ``fixed`` keeps the first regions.
-    weigh: how attention becomes weights of regions; experiments give their own.
+    A word owns nothing in steps where no prompt with it is in force, nor in the first one where one is again: it was not
+    seen before. weigh: how attention becomes weights of regions; experiments give their own.
 
     The pixels of the next evaluation are grouped before this one: by the time that the host needs their number, it has
     arrived, and the device has not run out of work.
     """
     shape = (x.shape[0], x.shape[-2], x.shape[-1])
-    now = begin
+    now, found, acts = begin, begin.owned.weights, None
     watch = bool(plan.words) and not fixed
     noise_sigmas = noise_table(clock.to(torch.device("cpu")), plan)
     ends_clean = float(noise_sigmas[-1]) == 0
     history = sampler.history()
     groups = grouped(now.sigma[:, 0].to(x.dtype))
     for step in range(clock.steps):
+        before, acts = acts, host.acts(noise_sigmas[step]) if plan.words else None
+        if step > 0 and (watch or acts is not before):
+            now = now._replace(owned=assign(plan, found, acts))
         state_next = move(clock, plan, now.state, step, now.owned)
         sigma_next = levels(clock, state_next, step + 1, now.kept)
         groups_next = grouped(sigma_next[:, 0].to(x.dtype))
@@ -208,10 +221,9 @@ def sample(
             ends_clean=ends_clean and step + 1 == clock.steps,
         )
         x = sampler.step(model, x, this_step, history, noise, host.law)
-        owned = now.owned
-        if model.attention is not None:
-            owned = assign(plan, weigh(plan, model.attention, shape, x.device))
-        now, groups = Now(state_next, sigma_next, owned, now.kept), groups_next
+        if watch:
+            found = weigh(plan, model.attention or nothing_seen(len(plan.words), x.device), shape, x.device)
+        now, groups = Now(state_next, sigma_next, now.owned, now.kept), groups_next
     return x
 
 
@@ -219,8 +231,8 @@ LOOKS = 4
 """How many noise levels, evenly spread over the table, the given latents are looked at to find words in them."""
 
 
-def look(host: Host, clock: Clock, shape: tuple[int, int, int], noised: Callable[[Tensor], Tensor]) -> Tensor | None:
-    """Where the plan's words are in the given latents: the mean attention (B, words, h, w) over a few noise levels.
+def look(host: Host, clock: Clock, shape: tuple[int, int, int], noised: Callable[[Tensor], Tensor]) -> Attention | None:
+    """Where the plan's words are in the given latents: the mean attention over a few noise levels.
 
     noised: sigmas (B, 1, H, W) -> the latents at them. None where the host sees no word.
     """
@@ -268,7 +280,8 @@ def generate(
         begin = start(clock, even, shape, kept=kept)
         sample(host, noised(begin.sigma), begin, clock, even, sampler, noise(even), keep)
         attention = mean.mean()
-    begin = start(clock, plan, shape, attention, last_word, kept)
+    acts = host.acts(clock.sigmas[0].cpu()) if plan.words else None
+    begin = start(clock, plan, shape, attention, last_word, kept, acts)
     x, fixed = noised(begin.sigma), plan.fixed and attention is not None
     x = sample(host, x, begin, clock, plan, sampler, noise(plan), on_step, fixed, weigh)
     if begin.kept is None:

@@ -15,10 +15,21 @@ from typing import Any, NamedTuple
 import comfy.conds
 import comfy.model_patcher
 import comfy.patcher_extension
+import comfy.samplers
 import torch
 from torch import Tensor, nn
 
-from ..asyndm_core.attention import AttentionSum, Layer, LayerSum, Seen, choose_factor, token_columns, watching
+from ..asyndm_core.attention import (
+    Attention,
+    AttentionSum,
+    Layer,
+    LayerSum,
+    Seen,
+    choose_factor,
+    enlarged,
+    token_columns,
+    watching,
+)
 from ..asyndm_core.clock import Clock, NoiseGrid, paper_clock, table_clock
 from ..asyndm_core.embedding import Groups, PixelTimesteps, grouped
 from ..asyndm_core.inpainting import blend
@@ -32,28 +43,44 @@ PIXELS = "asyndm_pixels"
 WrappersMP = comfy.patcher_extension.WrappersMP
 
 
+class _Weight(NamedTuple):
+    """How much a cond counts at every pixel, as ComfyUI weighs it: weight (B, 1, H, W), or a number for all pixels.
+
+    area: (height, width, top, left) of the part of the picture that the model is shown, or None for all of it.
+    """
+
+    weight: Tensor | float
+    area: tuple[int, ...] | None = None
+
+
 class _Watched(NamedTuple):
-    """A cond whose attention is read: each word's token positions; how many tokens it has in all; its area or None."""
+    """A cond whose attention is read: each word's token positions; how many tokens it has in all; how much it counts."""
 
     positions: tuple[tuple[int, ...], ...]
     length: int
-    area: tuple[int, ...] | None
-
-
-class _Words(NamedTuple):
-    """The words in a conditioning: their columns (tokens, words); present (1, words, 1, 1) is 1 for those that it has."""
-
-    columns: Tensor
-    present: Tensor
+    weight: _Weight
 
 
 class _Part(NamedTuple):
-    """A part of a batch whose attention is read: its rows, the sum over layers, and its cond's ``present`` and ``area``."""
+    """A part of a batch whose attention is read: its rows, the sum over layers, its cond, and its size in latent pixels."""
 
     rows: slice
     sum: LayerSum
-    present: Tensor
-    area: tuple[int, ...] | None
+    watched: _Watched
+    size: torch.Size
+
+
+class _Seen(NamedTuple):
+    """What the model saw in a part of a batch: the words' shares (B, words, h, w), its cond, and its size in latent pixels."""
+
+    shares: Tensor
+    watched: _Watched
+    size: torch.Size
+
+
+PLACED_BY = {"area", "mask", "default"}
+WEIGHED_BY = ("uuid", "strength", "mask_strength", *PLACED_BY)
+"""The keys of a cond by which ComfyUI decides where it acts, and how strongly."""
 
 
 def _reader(parts: Sequence[_Part]) -> Seen:
@@ -88,13 +115,16 @@ class ComfyHost:
         self.words = tuple(words)
         self.layers = self._layers_to_read(extra_args["model_options"]) if words else {}
         self.model_options = self._with_wrappers(extra_args["model_options"], needs_uncond)
-        self._latent_size, self._device = latent.shape[-2:], latent.device
+        self._picture = latent[:, :1]
+        self._reference: Tensor | None = None
         self._pixels: PixelTimesteps | None = None
         self._watching = False
         self._every_prediction = False
         self._input: Tensor | None = None
         self._watched: dict[tuple[Any, int], _Watched] = {}
-        self._found: dict[tuple[Any, ...], _Words] = {}
+        self._columns: dict[tuple[Any, ...], Tensor] = {}
+        self._weights: dict[tuple[Any, ...], dict[Any, _Weight]] = {}
+        self._acts: dict[tuple[Any, ...], Tensor | None] = {}
         self._done: set[tuple[Any, int]] = set()
         self._seen = self._nothing_seen()
         self._uncond: Tensor | None = None
@@ -119,7 +149,7 @@ class ComfyHost:
 
         Where it is another value everywhere, ComfyUI's ranges and hooks still go by ``reference``, as for any map.
         """
-        self._watching, self._seen, self._done = watch, self._nothing_seen(), set()
+        self._watching, self._seen, self._done, self._reference = watch, self._nothing_seen(), set(), reference
         groups = groups or grouped(sigma[:, 0])
         uniform = groups.count == 1 and (reference is None or groups.least == float(reference.to(x.dtype)))
         self._pixels = None if uniform else groups.of(sigma[:, 0])
@@ -154,12 +184,41 @@ class ComfyHost:
             changed = torch.where(index == position, at_level, changed)
         return changed
 
-    def attention(self) -> Tensor | None:
-        """See ``run.Host``."""
+    def attention(self) -> Attention | None:
+        """See ``run.Host``. A word is the mean over the conds that have it, each weighted as ComfyUI weighs its prediction."""
         whole = AttentionSum()
-        for seen in self._seen.values():
-            whole.merge(seen, self._device)
+        for parts in self._seen.values():
+            for part in parts:
+                whole.add(self._in_picture(part))
         return whole.mean()
+
+    def acts(self, reference: Tensor) -> Tensor | None:
+        """See ``run.Host``."""
+        groups = {name: group for name, group in self.guider.conds.items() if name != "negative"}
+        weighed = [
+            (self._positions(cond), weights[cond["uuid"]])
+            for name, group in groups.items()
+            for weights in [self._weights_of(group, self._picture, reference)]
+            for cond in self._own(name, group)
+            if cond["uuid"] in weights
+        ]
+        key = tuple((positions, id(weight)) for positions, weight in weighed)
+        if key not in self._acts:
+            self._acts[key] = self._where(weighed)
+        return self._acts[key]
+
+    def _where(self, weighed: Sequence[tuple[tuple[tuple[int, ...], ...], _Weight]]) -> Tensor | None:
+        """What ``acts`` gives for conds with these words and weights."""
+        everywhere = [
+            any(positions[word] and isinstance(each.weight, float) and each.weight > 0 for positions, each in weighed)
+            for word in range(len(self.words))
+        ]
+        if all(everywhere):
+            return None
+        acts = self._picture.new_zeros(1, len(self.words), 1, 1)
+        for positions, each in weighed:
+            acts = acts + each.weight * self._present(positions)
+        return acts
 
     def noised(self, noise: Tensor, latent: Tensor, sigma: Tensor, max_denoise: bool = False) -> Tensor:
         """``latent`` with ``noise`` at the map ``sigma`` (B, 1, H, W), by the model's own noise_scaling."""
@@ -182,9 +241,9 @@ class ComfyHost:
             chosen[model] = layers[choose_factor(list(layers))]
         return chosen
 
-    def _nothing_seen(self) -> dict[nn.Module, AttentionSum]:
-        """A sum for each copy of the model: ComfyUI calls each in a thread of its own."""
-        return {model: AttentionSum() for model in self.layers}
+    def _nothing_seen(self) -> dict[nn.Module, list[_Seen]]:
+        """A list for each copy of the model: ComfyUI calls each in a thread of its own."""
+        return {model: [] for model in self.layers}
 
     def _with_wrappers(self, model_options: dict, needs_uncond: bool) -> dict:
         """ComfyUI's options for this run: a copy with our wrappers beside everyone else's."""
@@ -209,7 +268,8 @@ class ComfyHost:
         if self._watching:
             if self._every_prediction and x is not self._input:  # one prediction may call this more than once
                 self._input, self._seen, self._done = x, self._nothing_seen(), set()
-            self._watched = self._conds_to_watch(conds)
+            sigma = timestep[0] if self._reference is None else self._reference
+            self._watched = self._conds_to_watch(conds, x[:, :1], sigma)
         if self._pixels is not None:
             index = self._pixels.index[:, None]
             if x.shape[0] != index.shape[0] or x.shape[-2:] != index.shape[-2:]:
@@ -234,38 +294,59 @@ class ComfyHost:
             cond["control"] = self._controls.setdefault(control, ours)
         return cond
 
-    def _conds_to_watch(self, conds: list) -> dict[tuple[Any, int], _Watched]:
-        """Annotated conds of this call by (uuid, index of their group), but for the negative's and those already seen.
+    def _own(self, name: str | None, group: list[dict]) -> list[dict]:
+        """The conds of a guider's list that carry our annotation of their own text.
 
         Where a cond has an area, ComfyUI copies its dict into every other list, with its uuid and annotation but that
         list's own text; what the list was made of tells them apart.
+        """
+        own = {cond.get("uuid") for cond in self.guider.original_conds.get(name, group)}
+        return [cond for cond in group if ANNOTATION in cond and cond.get("uuid") in own]
+
+    def _positions(self, cond: dict) -> tuple[tuple[int, ...], ...]:
+        """For each word its token positions in an annotated cond; none where it has not the word."""
+        annotation: Annotation = cond[ANNOTATION]
+        return tuple(tuple(annotation.positions.get(word, ())) for word in self.words)
+
+    def _conds_to_watch(self, conds: list, x: Tensor, sigma: Tensor) -> dict[tuple[Any, int], _Watched]:
+        """Annotated conds of this call by (uuid, index of their group), but for the negative's and those already seen.
+
+        x: one channel of the latents of this call. sigma: ComfyUI's of this step.
         """
         watched = {}
         for group_index, group in enumerate(conds):
             name = next((name for name, known in self.guider.conds.items() if group is known), None)
             if group is None or name == "negative":
                 continue
-            own = {cond.get("uuid") for cond in self.guider.original_conds.get(name, group)}
-            for cond in group:
-                if cond.get("uuid") not in own:
-                    continue
-                annotation: Annotation | None = cond.get(ANNOTATION)
-                key = (cond.get("uuid"), group_index)
-                if annotation is None or key in self._done:
-                    continue
-                positions = tuple(tuple(annotation.positions.get(word, ())) for word in self.words)
-                length = cond["model_conds"]["c_crossattn"].cond.shape[1]
-                watched[key] = _Watched(positions, length, cond.get("area"))
+            weights = self._weights_of(group, x, sigma)
+            for cond in self._own(name, group):
+                key = (cond["uuid"], group_index)
+                if key not in self._done and cond["uuid"] in weights:
+                    length = cond["model_conds"]["c_crossattn"].cond.shape[1]
+                    watched[key] = _Watched(self._positions(cond), length, weights[cond["uuid"]])
         return watched
 
-    def _words_of(self, watched: _Watched, device: torch.device) -> _Words:
-        """The words of a cond. They are put on the device once for a run: that waits for it."""
+    def _weights_of(self, group: list[dict], x: Tensor, sigma: Tensor) -> dict[Any, _Weight]:
+        """How much those conds of a list count that are in force at ``sigma``, by uuid. Computed once for the same ones."""
+        now = [cond for cond in group if in_force(cond, sigma)]
+        key = (x.shape, *(cond["uuid"] for cond in now))
+        if key not in self._weights:
+            self._weights[key] = _weigh(now, x, sigma)
+        return self._weights[key]
+
+    def _columns_of(self, watched: _Watched, device: torch.device) -> Tensor:
+        """The columns (tokens, words) of a cond. They are put on the device once for a run: that waits for it."""
         key = (watched.positions, watched.length, device)
-        if key not in self._found:
-            present = torch.tensor([float(bool(p)) for p in watched.positions]).view(1, -1, 1, 1)
-            columns = token_columns(watched.positions, watched.length)
-            self._found[key] = _Words(columns.to(device), present.to(device))
-        return self._found[key]
+        if key not in self._columns:
+            self._columns[key] = token_columns(watched.positions, watched.length).to(device)
+        return self._columns[key]
+
+    def _present(self, positions: tuple[tuple[int, ...], ...]) -> Tensor:
+        """(1, words, 1, 1): 1 for words that have a position. Put on the device once for a run."""
+        if positions not in self._columns:
+            present = torch.tensor([float(bool(tokens)) for tokens in positions]).view(1, -1, 1, 1)
+            self._columns[positions] = present.to(self._picture.device)
+        return self._columns[positions]
 
     def _apply_model(self, executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The model's call: with the map if one came along, watched if asked."""
@@ -282,8 +363,9 @@ class ComfyHost:
                 stack.enter_context(watching(self.layers[model], _reader(parts)))
             output = executor(x, t, *args, **kwargs)
         for part in parts:
-            for shares, layers in part.sum.sums():
-                self._seen[model].add(*self._in_picture(shares, layers * part.present, part.area, x.shape[-2]))
+            shares = part.sum.mean()
+            if shares is not None:
+                self._seen[model].append(_Seen(shares, part.watched, part.size))
         return output
 
     def _parts_to_watch(self, chunks: list[tuple[Any, int]], x: Tensor) -> list[_Part]:
@@ -292,20 +374,50 @@ class ComfyHost:
         for position, chunk in enumerate(chunks):
             if chunk in self._watched:
                 watched, batch = self._watched[chunk], x.shape[0] // len(chunks)
-                columns, present = self._words_of(watched, x.device)
                 rows = slice(position * batch, (position + 1) * batch)
-                parts.append(_Part(rows, LayerSum(columns), present, watched.area))
+                parts.append(_Part(rows, LayerSum(self._columns_of(watched, x.device)), watched, x.shape[-2:]))
         return parts
 
-    def _in_picture(
-        self, shares: Tensor, present: Tensor, area: tuple[int, ...] | None, input_height: int
-    ) -> tuple[Tensor, Tensor]:
-        """What a cond's layers saw, at its place in the whole picture, and in how many of them (``AttentionSum.add``)."""
-        if area is None:
-            return shares, present
-        factor = round(input_height / shares.shape[-2])
-        height, width = (-(-side // factor) for side in self._latent_size)
-        top, left = area[-2] // factor, area[-1] // factor
-        shares = shares[..., : height - top, : width - left]
-        pad = (left, width - left - shares.shape[-1], top, height - top - shares.shape[-2])
-        return nn.functional.pad(shares, pad), nn.functional.pad(present.expand_as(shares), pad)
+    def _in_picture(self, seen: _Seen) -> Attention:
+        """What a cond saw, at its place in the whole picture: at latent size where it does not act alike everywhere."""
+        weight, area = seen.watched.weight
+        shares, present = seen.shares.to(self._picture.device), self._present(seen.watched.positions)
+        if isinstance(weight, float):
+            return Attention(shares, weight * present)
+        return Attention(_placed(enlarged(shares, seen.size), area, weight.shape[-2:]), weight * present)
+
+
+def in_force(cond: dict, sigma: Tensor) -> bool:
+    """Whether ComfyUI evaluates a cond at ``sigma``."""
+    late = "timestep_start" in cond and sigma > cond["timestep_start"]
+    return not (late or ("timestep_end" in cond and sigma < cond["timestep_end"]))
+
+
+def _weigh(conds: list[dict], x: Tensor, sigma: Tensor) -> dict[Any, _Weight]:
+    """How much each of these conds counts beside the others, by uuid: ComfyUI's own ``mult`` for areas with their edges,
+    masks and strengths, and of default conds what the others leave. x: one channel of the latents."""
+    alike = {cond["uuid"]: max(0.0, float(cond.get("strength", 1.0))) for cond in conds if not cond.keys() & PLACED_BY}
+    weights = {uuid: _Weight(strength) for uuid, strength in alike.items()}
+    if len(weights) == len(conds):
+        return weights
+    sigma = sigma.reshape(1)
+    bare = [{"model_conds": {}, **{key: cond[key] for key in WEIGHED_BY if key in cond}} for cond in conds]
+    found = [comfy.samplers.get_area_and_mult(cond, x, sigma) for cond in bare if "default" not in cond]
+    default = [cond for cond in bare if "default" in cond]
+    if default:
+        to_run = {None: [(each, 0) for each in found]}
+        comfy.samplers.finalize_default_conds(None, to_run, [default], x, sigma, {})
+        found = [each for each, _ in to_run[None]]
+    for each in found:
+        if each.uuid not in weights:
+            area = None if each.area is None else tuple(each.area)
+            weights[each.uuid] = _Weight(_placed(each.mult.clamp(min=0), area, x.shape[-2:]), area)
+    return weights
+
+
+def _placed(maps: Tensor, area: tuple[int, ...] | None, size: torch.Size) -> Tensor:
+    """Maps (B, n, h, w) of an area (height, width, top, left), at its place in a picture of ``size``; 0 around it."""
+    if area is None:
+        return maps
+    height, width, top, left = area
+    return nn.functional.pad(maps, (left, size[-1] - left - width, top, size[-2] - top - height))

@@ -19,7 +19,7 @@ from ..asyndm_core.inpainting import known
 from ..asyndm_core.regions import SWITCH_OFF, Plan, Region, TimestepMap, make_plan
 from ..asyndm_core.run import Snapshot, generate, noise_table
 from ..asyndm_core.samplers import Sampler, find_sampler
-from .comfy_host import WRAPPER_KEY, ComfyHost, WrappersMP
+from .comfy_host import WRAPPER_KEY, ComfyHost, WrappersMP, in_force
 from .comfy_model import check_model, control_chain, reads_timestep
 from .conditioning import ANNOTATION, check_words, last_word
 
@@ -264,7 +264,7 @@ class _Run:
         self.host = ComfyHost(guider, extra_args, plan.words, noise, self.sampler.needs_uncond)
         self.host.inpaint(self._inpaint_model(guider), denoise_mask)
         self.clock = self.host.clock(sigmas, plan.paper)
-        self.last_word = last_word(plan.words, conds)
+        self.last_word = last_word(plan.words, [cond for cond in conds if in_force(cond, sigmas[0])])
         self.max_denoise = ksampler.max_denoise(guider, sigmas)
 
     def sample(self, callback: Callable | None, disable_pbar: bool, on_step: OnStep | None = None) -> Tensor:

@@ -17,7 +17,7 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..attention import Layer, LayerSum, choose_factor, token_columns, watching
+from ..attention import Attention, Layer, LayerSum, choose_factor, token_columns, watching
 from ..clock import Clock, NoiseGrid, paper_clock, table_clock
 from ..embedding import BlockTimesteps, Groups, PixelTimesteps, grouped
 from ..hooks import hooked
@@ -154,7 +154,9 @@ class DiffusersHost:
         self.guidance_scale = guidance_scale
         self.added = (added_uncond, added_cond)
         columns = words if isinstance(words, Tensor) else token_columns(words, cond.shape[1])
-        self.columns = columns.to(cond.device)
+        present = (columns.sum(dim=-2) > 0).float().reshape(-1, columns.shape[-1], 1, 1)
+        self.columns, self._present = columns.to(cond.device), present.to(cond.device)
+        self._everywhere = bool(present.all())
         layers = cross_attention_layers(unet)
         self.layers = layers[factor or choose_factor(list(layers))] if columns.shape[-1] else []
         log_sigma = sigma_of_alphas(alphas_cumprod.float()).log()
@@ -192,9 +194,14 @@ class DiffusersHost:
         uncond, cond = denoised.chunk(2)
         return Prediction(uncond + self.guidance_scale * (cond - uncond), uncond)
 
-    def attention(self) -> Tensor | None:
+    def attention(self) -> Attention | None:
         """See ``run.Host``."""
-        return self._seen.mean()
+        shares = self._seen.mean()
+        return None if shares is None else Attention(shares, self._present)
+
+    def acts(self, reference: Tensor) -> Tensor | None:
+        """See ``run.Host``: where each image has a prompt of its own, not all words are in all of them."""
+        return None if self._everywhere else self._present
 
     def _added(self, batch: int) -> dict[str, Tensor] | None:
         uncond, cond = self.added

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asyndm_core.attention import token_columns
+from asyndm_core.attention import Attention, token_columns
 from asyndm_core.regions import Plan, weights
 from demo.config import MAX_TOKENS
 from demo.model import DemoModel
@@ -61,20 +61,21 @@ class Weigher:
         self._steps = 0
         self._kept: Tensor | None = None
 
-    def __call__(self, plan: Plan, attention: Tensor, shape: tuple[int, int, int], device: torch.device) -> Tensor:
-        """The weights (R, B, H, W) of the regions after one more step's attention (B, words, h, w)."""
+    def __call__(self, plan: Plan, attention: Attention, shape: tuple[int, int, int], device: torch.device) -> Tensor:
+        """The weights (R, B, H, W) of the regions after one more step's attention."""
         reading, count = self._reading, len(plan.words)
-        seen = attention[:, :count]
+        seen = attention.shares[:, :count]
         if reading.shares == "targets":
             seen = seen / seen.sum(dim=1, keepdim=True)
         elif reading.shares == "prompt":
-            seen = seen / attention[:, count:]
+            seen = seen / attention.shares[:, count:]
         past = self._steps / (self._steps + 1) if reading.memory == 1 else reading.memory
         self._kept = seen if self._kept is None else torch.lerp(seen, self._kept, past)
         self._steps += 1
         if not reading.trusted[0] < self._steps <= reading.trusted[1]:
             return torch.zeros(len(plan.regions), *shape, device=device)
-        found = soft_weights(plan, self._kept, shape) if reading.soft else weights(plan, self._kept, shape, device)
+        kept = Attention(self._kept, attention.weight[:, :count])
+        found = soft_weights(plan, self._kept, shape) if reading.soft else weights(plan, kept, shape, device)
         return found if reading.automatic == "none" else found * automatic_strength(plan, self._kept, found, reading.automatic)
 
 

@@ -26,7 +26,7 @@ PARTS = {
     "masks": ["regions.py:weights", "regions.py:assign"],
     "move": ["run.py:move", "run.py:levels"],
     "gather": ["embedding.py:gather"],
-    "capture": ["attention.py:add", "attention.py:sums"],
+    "capture": ["attention.py:add", "attention.py:mean"],
     "folding": ["comfy_model.py:calculate_input", "comfy_model.py:calculate_denoised"],
     "live view": ["live.py:__call__"],
 }

@@ -108,8 +108,8 @@ class Watch:
         for snapshot, calls in self.steps:
             explicit = want(calls)
             assert explicit.std() > 1e-4
-            assert snapshot.attention.shape == explicit.shape
-            assert (snapshot.attention - explicit).abs().max() < TOLERANCE
+            assert snapshot.attention.shares.shape == explicit.shape
+            assert (snapshot.attention.shares - explicit).abs().max() < TOLERANCE
 
 
 def watched(watch: Watch, steps: int = 2, regions: Regions = FOX_AND_HAT, patched: Any = None, **options: Any) -> Tensor:
@@ -201,7 +201,8 @@ def test_same_words_in_two_prompts() -> None:
 
 
 def test_area() -> None:
-    """A prompt for a part of the picture is seen in that part. (ComfyUI copies its dict into the negative's list.)"""
+    """A prompt for a part of the picture is seen, and weighed, in that part. (ComfyUI copies its dict into the negative's
+    list.)"""
     watch = Watch()
     positive = ConditioningSetArea().append(POSITIVE, 8 * 8, 8 * 12, 8 * 8, 8 * 4, 1.0)[0]  # width, height, x, y
     watched(watch, positive=positive)
@@ -214,11 +215,16 @@ def test_area() -> None:
             if group == 0 and call.size == (3, 2)
         ]
         assert len(maps) == LAYERS
-        whole = torch.zeros(1, 2, CELLS, CELLS, dtype=torch.float64)
-        whole[..., 1:4, 2:4] = torch.stack(maps).mean(dim=0)
+        whole = torch.zeros(1, 2, SIZE, SIZE, dtype=torch.float64)
+        seen = torch.stack(maps).mean(dim=0)
+        whole[..., 4:, 8:] = torch.nn.functional.interpolate(seen, size=(12, 8), mode="bilinear")
         return whole
 
     watch.check(want, steps=2)
+    rows, columns = torch.zeros(SIZE), torch.zeros(SIZE)
+    rows[4:], columns[8:] = torch.tensor([1, 2, *[3] * 10]) / 3, torch.tensor([1, 2, *[2] * 6]) / 2
+    for snapshot, _ in watch.steps:  # ComfyUI fades an area towards the rest of the picture, over a quarter of its sides
+        torch.testing.assert_close(snapshot.attention.weight, (rows[:, None] * columns).expand(1, 2, -1, -1))
 
 
 def test_longer_prompt() -> None:
@@ -268,7 +274,7 @@ def test_only_the_first_evaluation_of_a_step_counts() -> None:
     watch.calls.clear()
     first, second = watch.steps[0][1], watch.steps[1][1]
     assert len(first) == len(BLOCKS) and len(second) == 2 * len(BLOCKS)
-    assert (watch.steps[1][0].attention - expected(second[len(BLOCKS) :], 0, POSITIONS)).abs().max() < TOLERANCE
+    assert (watch.steps[1][0].attention.shares - expected(second[len(BLOCKS) :], 0, POSITIONS)).abs().max() < TOLERANCE
 
 
 @pytest.mark.parametrize("style", ["regular", "nested"])
@@ -291,7 +297,7 @@ def test_looking_leaves_the_stock_picture_as_it_is() -> None:
     stock = ksampler(model(), image=latent(SIZE, SIZE))
     seen = ksampler(asyn(model(), on_step=snapshots.append, mode="synchronous"), image=latent(SIZE, SIZE))
     assert same(seen, stock)
-    assert len(snapshots) == 4 and all(s.attention.shape == (1, 2, CELLS, CELLS) for s in snapshots)
+    assert len(snapshots) == 4 and all(s.attention.shares.shape == (1, 2, CELLS, CELLS) for s in snapshots)
 
 
 def test_looking_leaves_the_asynchronous_picture_as_it_is() -> None:

@@ -187,8 +187,8 @@ def test_words_are_still_watched() -> None:
     """With a ControlNet the regions follow the words as without."""
     seen: list[Tensor] = []
     words = Regions((Target("fox"),))
-    ksampler(asyn(model(), words, on_step=lambda s: seen.append(s.attention)), **controlled(control_net()))
-    assert len(seen) == 4 and all(attention is not None and attention.std() > 0 for attention in seen)
+    ksampler(asyn(model(), words, on_step=lambda s: seen.append(s.attention.shares)), **controlled(control_net()))
+    assert len(seen) == 4 and all(attention.std() > 0 for attention in seen)
 
 
 def test_an_unknown_control_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:

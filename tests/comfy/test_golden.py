@@ -234,7 +234,7 @@ def test_single_evaluations(name: str) -> None:
             denoised = host.denoise(x, sigma, watch=True).denoised
             assert distance(denoised, denoised_of(case, before[step], predictions[step], step)) < STEP
             if "cross_map" in case.data:
-                assert (host.attention() - case.data["cross_map"][step]).abs().max() < ATTENTION
+                assert (host.attention().shares - case.data["cross_map"][step]).abs().max() < ATTENTION
 
     evaluate(case, ask)
 
@@ -280,5 +280,5 @@ def test_whole_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
             assert torch.equal(owned, masks), f"masks that move step {step}"
         if case.facts["kind"] in ("base", "dynamic"):
             seen = case.data["cross_map"][step]
-            assert (now.attention - seen).abs().max() < 1e-3 * seen.max(), f"attention of step {step}"
+            assert (now.attention.shares - seen).abs().max() < 1e-3 * seen.max(), f"attention of step {step}"
     assert distance(variance_preserving(samples, case.grid[0]), latents[case.steps - 1]) < RUN

@@ -116,7 +116,7 @@ def test_a_prompt_in_an_area_is_read_from_that_prompt_only(name: str, tokens: in
 
     def first_attention(guider: Callable[[Any], Any]) -> Tensor:
         seen: list[Tensor] = []
-        patched = asyn(flat(), fox, on_step=lambda snapshot: seen.append(snapshot.attention))
+        patched = asyn(flat(), fox, on_step=lambda snapshot: seen.append(snapshot.attention.shares))
         sigmas = torch.tensor([14.0, 3.0, 0.0])
         SamplerCustomAdvanced.execute(Noise_RandomNoise(7), guider(patched), euler(), sigmas, latent())
         return seen[0]

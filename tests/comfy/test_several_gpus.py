@@ -72,7 +72,9 @@ def sampled(model: Any, regions: Regions, conds: dict[str, list]) -> tuple[Tenso
 
     noted = model.clone()
     noted.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", note)
-    samples = ksampler(asyn(noted, regions, lambda snapshot: seen.append(snapshot.attention)), **conds)
+    samples = ksampler(
+        asyn(noted, regions, lambda snapshot: seen.append(snapshot.attention and snapshot.attention.shares)), **conds
+    )
     return samples, seen, called
 
 

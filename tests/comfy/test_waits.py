@@ -20,6 +20,8 @@ from asyndm_pack.nodes.comfy_run import Options, apply
 from fake_device import DEVICE, Device, Wait, fake_device, move
 from tiny import NEGATIVE, POSITIVE
 
+import nodes as comfy_nodes
+
 STEPS = 4
 GREY = torch.linspace(0, 1, 64).view(1, 8, 8)
 FLAT = {"num_res_blocks": [1], "channel_mult": [1], "transformer_depth": [1], "transformer_depth_output": [1, 1]}
@@ -40,14 +42,14 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Any:
         yield made
 
 
-def waits(device: Device, patch: Callable[[Any], Any], sampler: str, **settings: Any) -> list[Wait]:
+def waits(device: Device, patch: Callable[[Any], Any], sampler: str, positive: list = POSITIVE, **settings: Any) -> list[Wait]:
     """What a run on a small model waits for after its second evaluation began and before its last: what steps cost."""
     patcher = tiny.make_model(**settings)
     move(patcher.model.model_sampling)
     device.watch(patcher.model.diffusion_model)
     patcher.load_device = DEVICE
     device.evaluation, device.waits = 0, []
-    tiny.ksampler(patch(patcher), sampler, "karras", STEPS, positive=POSITIVE, negative=NEGATIVE)
+    tiny.ksampler(patch(patcher), sampler, "karras", STEPS, positive=positive, negative=NEGATIVE)
     assert device.evaluation >= STEPS
     return device.within(2)
 
@@ -64,6 +66,13 @@ def test_no_more_than_stock(device: Device, sampler: str) -> None:
     stock = waits(device, lambda patcher: patcher, sampler, **FLAT)
     asynchronous = waits(device, ours(TimestepMap(tiny.FOX_AND_HAT)), sampler, **FLAT)
     assert len(asynchronous) <= len(stock), [wait for wait in asynchronous if wait not in stock]
+
+
+def test_areas_and_masks(device: Device) -> None:
+    """How much a prompt counts where is computed once for a run."""
+    masked = comfy_nodes.ConditioningSetMask().append(POSITIVE, GREY, "default", 0.7)[0]
+    area = comfy_nodes.ConditioningSetArea().append(tiny.cond(3, words=tiny.WORDS), 64, 32, 0, 32, 1.0)[0]
+    assert waits(device, ours(TimestepMap(tiny.FOX_AND_HAT)), "euler", positive=[*masked, *area], **FLAT) == []
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from asyndm_core.attention import Attention
 from asyndm_core.regions import Regions, Target, TimestepMap, make_plan, weights
 from benchmarks.alignment.__main__ import chosen_arms
 from benchmarks.alignment.arms import ARMS, ASYNCHRONOUS, Arm
@@ -86,9 +87,14 @@ PLAN = make_plan(TimestepMap(Regions((Target("a"), Target("b")), feather=1)), 4,
 SHAPE, CPU = (2, 4, 4), torch.device("cpu")
 
 
-def attention_of(seed: int, words: int = 2) -> torch.Tensor:
+def of_all(shares: torch.Tensor) -> Attention:
+    """Attention of words that are in every prompt."""
+    return Attention(shares, torch.ones(1, shares.shape[1], 1, 1))
+
+
+def attention_of(seed: int, words: int = 2) -> Attention:
     """Random attention (2, words, 4, 4)."""
-    return torch.rand(2, words, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return of_all(torch.rand(2, words, 4, 4, generator=torch.Generator().manual_seed(seed)))
 
 
 def test_a_plain_reading_is_the_packs_own() -> None:
@@ -102,17 +108,18 @@ def test_memory_is_a_running_mean() -> None:
     seen = [attention_of(seed) for seed in range(3)]
     half, mean = Weigher(Reading(memory=0.5)), Weigher(Reading(memory=1))
     results = [(half(PLAN, each, SHAPE, CPU), mean(PLAN, each, SHAPE, CPU)) for each in seen]
-    expected = seen[0] / 4 + seen[1] / 4 + seen[2] / 2
-    assert (results[-1][0] - weights(PLAN, expected, SHAPE, CPU)).abs().max() < 1e-6
-    assert (results[-1][1] - weights(PLAN, torch.stack(seen).mean(0), SHAPE, CPU)).abs().max() < 1e-6
+    shares = torch.stack([each.shares for each in seen])
+    expected = shares[0] / 4 + shares[1] / 4 + shares[2] / 2
+    assert (results[-1][0] - weights(PLAN, of_all(expected), SHAPE, CPU)).abs().max() < 1e-6
+    assert (results[-1][1] - weights(PLAN, of_all(shares.mean(0)), SHAPE, CPU)).abs().max() < 1e-6
 
 
 def test_shares_do_not_see_what_all_words_have_in_common() -> None:
-    seen, common = attention_of(1, 3), attention_of(2, 1)
+    seen, common = attention_of(1, 3).shares, attention_of(2, 1).shares
     for shares in ("targets", "prompt"):
-        plain, scaled = (Weigher(Reading(shares=shares))(PLAN, s, SHAPE, CPU) for s in (seen, seen * common))
+        plain, scaled = (Weigher(Reading(shares=shares))(PLAN, of_all(s), SHAPE, CPU) for s in (seen, seen * common))
         assert torch.equal(plain, scaled)
-        assert not torch.equal(plain, weights(PLAN, seen[:, :2], SHAPE, CPU))
+        assert not torch.equal(plain, weights(PLAN, of_all(seen[:, :2]), SHAPE, CPU))
 
 
 def test_a_window_trusts_only_its_steps_and_soft_regions_are_proportional() -> None:
@@ -120,7 +127,7 @@ def test_a_window_trusts_only_its_steps_and_soft_regions_are_proportional() -> N
     trusted = [bool(weigh(PLAN, attention_of(seed), SHAPE, CPU).any()) for seed in range(3)]
     assert trusted == [False, True, False]
     ramp = torch.linspace(0, 2, 16).view(1, 1, 4, 4).expand(2, 2, 4, 4)  # mean 1
-    soft = Weigher(Reading(soft=True))(PLAN, ramp, SHAPE, CPU)
+    soft = Weigher(Reading(soft=True))(PLAN, of_all(ramp), SHAPE, CPU)
     assert (soft - ((ramp.movedim(1, 0) - 0.5) / 1.5).clamp(0, 1)).abs().max() < 1e-6
 
 
@@ -133,8 +140,9 @@ def test_automatic_strengths_are_their_closed_forms() -> None:
     values = [automatic_strength(PLAN, seen, region, kind).flatten() for kind in ("small", "sure", "neglected")]
     expected = torch.tensor([[0.75, 0.75], [1 / 3, 1 / 3], [0.5, 1.0]])
     assert (torch.stack(values) - expected).abs().max() < 1e-6
-    scaled = Weigher(Reading(automatic="neglected"))(PLAN, seen.repeat(2, 1, 1, 1), SHAPE, CPU)
-    plain = weights(PLAN, seen.repeat(2, 1, 1, 1), SHAPE, CPU)
+    both = of_all(seen.repeat(2, 1, 1, 1))
+    scaled = Weigher(Reading(automatic="neglected"))(PLAN, both, SHAPE, CPU)
+    plain = weights(PLAN, both, SHAPE, CPU)
     assert torch.equal(scaled, plain * expected[2].view(2, 1, 1, 1))
 
 

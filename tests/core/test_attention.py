@@ -9,7 +9,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from asyndm_core.attention import AttentionSum, LayerSum, choose_factor, fit_columns, token_columns, watching
+from asyndm_core.attention import Attention, AttentionSum, LayerSum, choose_factor, fit_columns, token_columns, watching
 from asyndm_core.hosts.diffusers import cross_attention_layers
 
 
@@ -164,28 +164,53 @@ def test_layers_of_any_size_and_heads_count_alike(own_prompts: bool) -> None:
     """The sum of several layers is the mean of each layer's own; sizes follow the first."""
     columns = token_columns([[2], [4, 5]], 7)
     columns = torch.stack([columns, columns.flip(0)]) if own_prompts else columns
-    total, apart = LayerSum(columns), AttentionSum()
+    total, apart = LayerSum(columns), []
     assert total.mean() is None
     for heads, height, width in ((2, 4, 6), (2, 4, 6), (4, 4, 6), (2, 2, 3), (2, 4, 6)):
         query, key = torch.randn(2, height * width, 8), torch.randn(2, 7, 8)
         total.add(query, key, heads, height, width)
-        apart.add(seen_in(query, key, heads, columns).unflatten(-1, (height, width)))
-    assert total.mean().shape == (2, 2, 4, 6)
-    torch.testing.assert_close(total.mean(), apart.mean())
+        alone = seen_in(query, key, heads, columns).unflatten(-1, (height, width))
+        apart.append(torch.nn.functional.interpolate(alone, size=(4, 6), mode="bilinear"))
+    torch.testing.assert_close(total.mean(), torch.stack(apart).mean(dim=0))
 
 
-def test_attention_sum() -> None:
-    """The mean over layers; where a word was not in force its pixels do not count; sizes follow the first."""
+def of_words(*values: float) -> Tensor:
+    """A number for each word, alike everywhere."""
+    return torch.tensor(values).view(1, -1, 1, 1)
+
+
+def test_a_word_is_the_mean_over_the_prompts_that_have_it() -> None:
+    """Weighted as they count; a word that no prompt has is 0, without weight."""
     total = AttentionSum()
     assert total.mean() is None
-    total.add(torch.full((1, 2, 2, 2), 1.0))
-    total.add(torch.full((1, 2, 4, 4), 3.0))
-    assert torch.equal(total.mean(), torch.full((1, 2, 2, 2), 2.0))
-    masked = AttentionSum()
-    masked.add(torch.full((1, 2, 1, 1), 4.0), torch.tensor([1.0, 0.0]).view(1, 2, 1, 1))
-    masked.add(torch.tensor([2.0, 0.0]).view(1, 2, 1, 1), torch.tensor([1.0, 0.0]).view(1, 2, 1, 1))
-    assert masked.mean().flatten().tolist() == [3.0, 4.0]
-    whole = AttentionSum()
-    for part in (masked, AttentionSum(), masked, total):
-        whole.merge(part, torch.device("cpu"))
-    assert whole.mean().flatten().tolist() == pytest.approx([16 / 6, 6.0])
+    total.add(Attention(torch.full((1, 3, 2, 2), 4.0), of_words(1, 0, 0)))
+    total.add(Attention(of_words(1, 3, 9).expand(1, 3, 2, 2), of_words(0.5, 2, 0)))
+    shares, weight = total.mean()
+    assert shares[0, :, 1, 0].tolist() == [3.0, 3.0, 0.0] and shares.shape == (1, 3, 2, 2)
+    assert weight.flatten().tolist() == [1.5, 2.0, 0.0]
+
+
+def test_pixels_count_by_their_own_weight() -> None:
+    """A prompt in the left half beside one everywhere, and beside one in the lower half: by hand at every pixel."""
+    left, lower = torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
+    left[..., 0], lower[..., 1, :] = 1, 0.5
+    seen = torch.full((1, 1, 2, 2), 1.0), torch.full((1, 1, 2, 2), 4.0)
+    beside, apart = AttentionSum(), AttentionSum()
+    beside.add(Attention(seen[0], torch.ones(1, 1, 1, 1)))
+    beside.add(Attention(seen[1], left))
+    assert beside.mean().shares.flatten().tolist() == [2.5, 1.0, 2.5, 1.0]
+    apart.add(Attention(seen[0], left))
+    apart.add(Attention(seen[1], lower))
+    assert apart.mean().shares.flatten().tolist() == [1.0, 0.0, 2.0, 4.0]
+    assert apart.mean().weight.flatten().tolist() == [1.0, 0.0, 1.5, 0.5]
+
+
+def test_maps_of_other_sizes_are_brought_to_the_largest() -> None:
+    """So that the edge of a mask at latent size stays where it is."""
+    coarse = Attention(torch.full((1, 1, 2, 2), 1.0), torch.ones(1, 1, 1, 1))
+    half = torch.cat([torch.ones(1, 1, 4, 2), torch.zeros(1, 1, 4, 2)], dim=-1)
+    for order in (1, -1):
+        total = AttentionSum()
+        for seen in (coarse, Attention(torch.full((1, 1, 4, 4), 3.0), half))[::order]:
+            total.add(seen)
+        assert torch.equal(total.mean().shares, 1 + half) and torch.equal(total.mean().weight, 1 + half)

@@ -23,7 +23,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from asyndm_core.attention import LayerSum, token_columns, watching
+from asyndm_core.attention import Attention, LayerSum, token_columns, watching
 from asyndm_core.clock import Clock
 from asyndm_core.embedding import grouped
 from asyndm_core.hosts.diffusers import (
@@ -139,8 +139,8 @@ def run(case: Case, plan: Plan, begin: Now, fixed: bool = False) -> tuple[list[S
     return snapshots, x / (1 + clock.sigmas[-1] ** 2).sqrt()
 
 
-def base_attention(case: Case, plan: Plan, clock: Clock) -> tuple[Tensor, Tensor]:
-    """The first, synchronous pass of a fixed mask: mean attention (B, I, h, w), and its final latents."""
+def base_attention(case: Case, plan: Plan, clock: Clock) -> tuple[Attention, Tensor]:
+    """The first, synchronous pass of a fixed mask: mean attention, and its final latents."""
     record = RunRecord(case.steps)
     snapshots, final = run(case, synchronous(plan), start(clock, synchronous(plan), case.shape))
     for snapshot in snapshots:
@@ -163,7 +163,7 @@ def free_run(name: str) -> dict[str, float]:
     attention = None
     if fixed:
         attention, final = base_attention(case, plan, clock)
-        note("base attention", relative(attention, case.data["base_cross_map_mean"]))
+        note("base attention", relative(attention.shares, case.data["base_cross_map_mean"]))
         note("base latents", relative(final, case.data["base_latents_final"]))
     begin = start(clock, plan, case.shape, attention, case.last_word())
     if "mask_init" in case.data:
@@ -173,7 +173,7 @@ def free_run(name: str) -> dict[str, float]:
     for i, snapshot in enumerate(snapshots):
         assert torch.equal(host.timesteps(snapshot.sigma[:, 0]), case.timesteps(i)), f"timesteps of step {i}"
         if snapshot.attention is not None:
-            note("attention", relative(snapshot.attention, case.data["cross_map"][i]))
+            note("attention", relative(snapshot.attention.shares, case.data["cross_map"][i]))
             owned = assign(plan, weights(plan, snapshot.attention, case.shape, torch.device("cpu")))
             if "mask" in case.data:
                 assert torch.equal(case.masks(owned.owner), case.data["mask"][i]), f"masks of step {i}"
@@ -208,7 +208,7 @@ def single_steps(name: str) -> dict[str, float]:
         worst["prediction"] = max(worst["prediction"], relative(wanted + share * (output - wanted), wanted))
         seen = host.attention()
         if "cross_map" in case.data and seen is not None:
-            worst["attention"] = max(worst["attention"], relative(seen, case.data["cross_map"][i]))
+            worst["attention"] = max(worst["attention"], relative(seen.shares, case.data["cross_map"][i]))
         step = Step(i, sigma, sigma_next, (clock.sigmas[i], clock.sigmas[i + 1]), ends_clean=False)
         noise = case.data["step_noise"][i]
         after = sampler.step(host.denoise, x, step, sampler.history(), lambda *_, drawn=noise: drawn, host.law)

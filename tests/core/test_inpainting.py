@@ -45,7 +45,7 @@ class Perfect:
         self.calls.append((x, sigma))
         return Prediction(self.picture)
 
-    def attention(self) -> Tensor | None:
+    def attention(self) -> None:
         return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from asyndm_core.attention import Attention
 from asyndm_core.live import FRAMES, LARGEST, LEVEL, Frame, Live, progress_palette
 from asyndm_core.pictures import progress_map
 from asyndm_core.run import Snapshot
@@ -17,7 +18,8 @@ def snapshot(step: int = 0, height: int = 6, width: int = 4, batch: int = 2, wor
     owner[..., 0] = 1
     progress = torch.full((batch, height, width), float(step))
     progress[..., 0] -= 1
-    attention = torch.rand(batch, words, height // 2, width // 2) / 77 if seen else None
+    shares = torch.rand(batch, words, height // 2, width // 2) / 77
+    attention = Attention(shares, torch.ones(1, words, 1, 1)) if seen else None
     return Snapshot(step, x, x, None, progress, owner, attention)
 
 
@@ -61,7 +63,7 @@ def test_a_frame_tells_the_first_picture_of_the_batch() -> None:
     assert (told["image"].float() / 255 - to_rgb(taken.denoised[0])).abs().max() < 0.003
     behind = (LEVEL - told["progress"].float()) / (LEVEL - 1) * 20 / 4
     assert (behind - (5 - taken.progress[0])).abs().max() < 0.03
-    heat, seen = told["heat"].float(), taken.attention[0]
+    heat, seen = told["heat"].float(), taken.attention.shares[0]
     assert heat.amin(dim=(1, 2)).tolist() == [0, 0] and heat.amax(dim=(1, 2)).tolist() == [255, 255]
     assert torch.equal(heat.flatten(1).argsort(), seen.flatten(1).argsort())
 

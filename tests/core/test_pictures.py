@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from asyndm_core.attention import Attention
 from asyndm_core.pictures import (
     PAPER,
     heat_map,
@@ -194,7 +195,8 @@ def test_chosen_steps(steps: int, count: int) -> None:
 def snapshot(step: int, attention: Tensor | None) -> Snapshot:
     """A step of some run on latents (2, 4, 6, 8)."""
     x, level = torch.randn(2, 4, 6, 8), torch.full((2, 6, 8), float(step))
-    return Snapshot(step, x, x + 1, level[:, None], level, level.long(), attention)
+    seen = None if attention is None else Attention(attention, torch.ones(1, attention.shape[1], 1, 1))
+    return Snapshot(step, x, x + 1, level[:, None], level, level.long(), seen)
 
 
 @pytest.mark.parametrize("previews", [False, True])
@@ -208,7 +210,7 @@ def test_record_keeps_a_few_frames_and_the_mean_attention(previews: bool) -> Non
     assert [f.step for f in frames] == [0, 14, 28, 42, 57, 71, 85, 99]
     assert all((f.progress == f.step).all() and (f.owner == f.step).all() for f in frames)
     assert all((f.denoised is not None) == previews for f in frames)
-    torch.testing.assert_close(record.attention(), maps.mean(dim=0))
+    torch.testing.assert_close(record.attention().shares, maps.mean(dim=0))
 
 
 def test_masks_are_stretched_to_the_whole_range() -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from asyndm_core.attention import Attention, nothing_seen
 from asyndm_core.regions import (
     Ownership,
     Plan,
@@ -36,9 +37,16 @@ def words(*strengths: float, **changes: object) -> Plan:
     return Plan(tuple(Region(n, "quadratic", k, word=n, **changes) for n, k in zip("abcdef", strengths, strict=False)))
 
 
+def seen(attention: Tensor | None, weight: Tensor | None = None) -> Attention | None:
+    """Attention (B, words, h, w) of prompts that act everywhere, or by ``weight``."""
+    if attention is None:
+        return None
+    return Attention(attention, torch.ones(1, attention.shape[1], 1, 1) if weight is None else weight)
+
+
 def owner(plan: Plan, attention: Tensor | None, shape: tuple[int, int, int]) -> Ownership:
     """Weights and overlaps in one."""
-    return assign(plan, weights(plan, attention, shape, CPU))
+    return assign(plan, weights(plan, seen(attention), shape, CPU))
 
 
 def test_threshold_is_relative_to_the_spatial_mean_of_each_map() -> None:
@@ -81,11 +89,11 @@ def test_weights_threshold_after_enlarging_the_paper_before() -> None:
     """Our regions have smooth edges at latent size; the paper's are blocks of the attention's pixels."""
     attention = torch.zeros(1, 1, 4, 4)
     attention[..., 1:3, 1:3] = 1
-    blocks = weights(Plan(words(0.7).regions, paper=True), attention, (1, 16, 16), CPU)[0, 0]
+    blocks = weights(Plan(words(0.7).regions, paper=True), seen(attention), (1, 16, 16), CPU)[0, 0]
     expected = torch.zeros(16, 16)
     expected[4:12, 4:12] = 1
     assert torch.equal(blocks, expected)
-    smooth = weights(words(0.7), attention, (1, 16, 16), CPU)[0, 0]
+    smooth = weights(words(0.7), seen(attention), (1, 16, 16), CPU)[0, 0]
     enlarged = torch.nn.functional.interpolate(attention, size=(16, 16), mode="bilinear")[0, 0]
     assert torch.equal(smooth, (enlarged >= enlarged.mean()).float())
     assert smooth[4, 4] != blocks[4, 4] or not torch.equal(smooth, blocks)
@@ -99,6 +107,91 @@ def test_before_the_first_evaluation_words_are_everywhere() -> None:
     paper = Plan(words(0.4, 0.7, 0.7).regions, paper=True)
     assert (first_assignment(paper, "a", shape, CPU).owner == 0).all()
     assert (first_assignment(Plan(), None, shape, CPU).owner == -1).all()
+
+
+# --- where no prompt with the word acts -------------------------------------------------------------------------------
+
+
+def box(size: int, *bounds: int, value: float = 1.0) -> Tensor:
+    """(1, 1, size, size): ``value`` in rows and columns from top, bottom, left, right; else 0."""
+    top, bottom, left, right = bounds
+    weight = torch.zeros(1, 1, size, size)
+    weight[..., top:bottom, left:right] = value
+    return weight
+
+
+def test_a_word_that_is_in_no_prompt_owns_nothing() -> None:
+    """Its attention is 0 everywhere, and so its mean: 0 >= 0 is no region. Others are as without it."""
+    attention = torch.rand(1, 2, 4, 4)
+    attention[:, 0] = 0
+    absent = Attention(attention, torch.tensor([0.0, 1.0]).view(1, 2, 1, 1))
+    for paper in (False, True):
+        plan = Plan(words(0.9, 0.4).regions, paper=paper)
+        got = weights(plan, absent, (1, 8, 8), CPU)
+        assert not got[0].any()
+        assert torch.equal(got[1], weights(plan, seen(attention), (1, 8, 8), CPU)[1])
+        assert (assign(plan, got).owner != 0).all()
+        nobody = weights(plan, nothing_seen(2, CPU), (2, 8, 8), CPU)
+        assert nobody.shape == (2, 2, 8, 8) and (assign(plan, nobody).owner == -1).all()
+
+
+def test_before_anything_was_seen_a_word_owns_nothing_where_it_does_not_act() -> None:
+    """The strongest of those that act there does, the paper's last word too."""
+    acts = torch.cat([box(8, 0, 8, 0, 4), torch.ones(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)], dim=1)
+    got = first_assignment(words(0.7, 0.4, 0.9), None, (2, 8, 8), CPU, acts).owner
+    assert (got[..., :4] == 0).all() and (got[..., 4:] == 1).all()
+    paper = Plan(words(0.7, 0.4, 0.9).regions, paper=True)
+    got = first_assignment(paper, "a", (1, 8, 8), CPU, acts).owner
+    assert (got[..., :4] == 0).all() and (got[..., 4:] == -1).all()
+    assert (first_assignment(paper, "c", (1, 8, 8), CPU, acts).owner == -1).all()
+
+
+@pytest.mark.parametrize("side", [16, 12, 8, 4])
+def test_the_mean_is_over_the_pixels_where_the_word_acts(side: int) -> None:
+    """In a part of the picture, the region is what it would be if the part were the picture: nothing counts the outside."""
+    inside = torch.rand(1, 1, side, side)
+    attention, top = torch.zeros(1, 1, 16, 16), 16 - side
+    attention[..., top:, top:] = inside
+    acts = box(16, top, 16, top, 16)
+    got = weights(words(0.7), seen(attention, acts), (1, 16, 16), CPU)[0, 0]
+    alone = (inside >= inside.mean())[0, 0].float()
+    assert torch.equal(got[top:, top:], alone)
+    assert got.sum() == alone.sum()
+
+
+def test_pixels_count_as_much_as_the_prompt_acts_there() -> None:
+    """By hand: attention 1, 2, 3, 4 weighted 1, 1, 1, 7 has the mean 3.4, of which only the last has enough."""
+    attention, acts = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 2, 2), torch.tensor([1.0, 1.0, 1.0, 7.0]).view(1, 2, 2)
+    assert threshold(attention, 1.0, acts).tolist() == [[[0, 0], [0, 1]]]
+    assert threshold(attention, 1.0, acts / 100).tolist() == [[[0, 0], [0, 1]]]
+    assert threshold(attention, 1.0).tolist() == [[[0, 0], [1, 1]]]
+    acts[..., 1, 1] = 0
+    assert threshold(attention, 1.0, acts).tolist() == [[[0, 1], [1, 0]]]
+    assert threshold(attention, 0.0, acts).tolist() == [[[1, 1], [1, 0]]]
+
+
+def test_a_region_does_not_grow_or_fade_out_of_where_its_word_acts() -> None:
+    """Where the prompt acts everywhere with one strength, whatever it is, all is as without."""
+    attention, left = torch.rand(1, 1, 16, 16), box(16, 0, 16, 0, 8)
+    plan = words(0.7, grow=2, feather=3.0)
+    got = weights(plan, seen(attention, left), (1, 16, 16), CPU)
+    assert not got[..., 8:].any() and got[..., :8].any()
+    even = torch.full((1, 1, 1, 1), 0.3)
+    assert torch.equal(weights(plan, seen(attention, even), (1, 16, 16), CPU), weights(plan, seen(attention), (1, 16, 16), CPU))
+
+
+def test_a_word_that_acts_no_more_hands_its_pixels_over() -> None:
+    """What was seen of it before is kept, and comes back with it."""
+    found = torch.ones(2, 1, 2, 2)
+    plan = words(0.9, 0.4)
+    for acts, owner in ((None, 0), (torch.tensor([1.0, 1.0]), 0), (torch.tensor([0.0, 1.0]), 1), (torch.zeros(2), -1)):
+        got = assign(plan, found, None if acts is None else acts.view(1, 2, 1, 1))
+        assert (got.owner == owner).all() and torch.equal(got.weights, found)
+    painted = Plan((*plan.regions, Region("painted", "quadratic", 0.2)))
+    assert (assign(painted, torch.ones(3, 1, 2, 2), torch.zeros(1, 2, 1, 1)).owner == 2).all()
+
+
+# --- painted masks ----------------------------------------------------------------------------------------------------
 
 
 def test_mask_limits_words() -> None:
@@ -277,7 +370,7 @@ def test_weights_are_weights(seed: int, pixels: int, fade: float, factor: float)
     sizes = []
     for lower in (factor, factor / 2):
         plan = words(0.5, threshold=lower, grow=pixels, feather=fade)
-        got = weights(plan, attention, (2, 13, 17), CPU)
+        got = weights(plan, seen(attention), (2, 13, 17), CPU)
         assert got.shape == (1, 2, 13, 17)
         assert got.min() >= 0
         assert got.max() <= 1 + 1e-6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import replace
 from itertools import pairwise
 
@@ -11,12 +12,13 @@ import torch
 from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
+from asyndm_core.attention import Attention
 from asyndm_core.clock import Clock
 from asyndm_core.curves import CURVES
 from asyndm_core.hosts.diffusers import DiffusersHost, make_clock, sigma_of_alphas
 from asyndm_core.regions import Ownership, Plan, Region, Regions, Target, TimestepMap, make_plan
-from asyndm_core.run import Snapshot, move, noise_table, sample, start
-from asyndm_core.samplers import Noise, find_sampler
+from asyndm_core.run import Snapshot, generate, move, noise_table, sample, start
+from asyndm_core.samplers import Noise, Prediction, find_sampler
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 GUIDANCE = 3.0
@@ -260,7 +262,7 @@ def test_regions_act_one_step_after_they_are_seen(host: DiffusersHost, clock: Cl
     assert (seen[0].owner == 1).all()
     assert torch.equal(seen[0].progress, torch.zeros(1, 16, 16))
     for before, now in pairwise(seen):
-        maps = nn.functional.interpolate(before.attention, size=(16, 16), mode="bilinear")
+        maps = nn.functional.interpolate(before.attention.shares, size=(16, 16), mode="bilinear")
         moon, boat = (maps >= maps.mean(dim=(-2, -1), keepdim=True)).unbind(1)
         wanted = torch.where(boat, 1, torch.where(moon, 0, -1))
         assert torch.equal(now.owner, wanted)
@@ -297,12 +299,58 @@ def test_fixed_regions_are_not_watched(host: DiffusersHost, clock: Clock) -> Non
     seen: list[Snapshot] = []
     plan = make_plan(TimestepMap(replace(WORDS, update="fixed")), 16, 16)
     assert plan.fixed
-    begin = start(clock, plan, (1, 16, 16), attention=torch.rand(1, 2, 4, 4))
+    begin = start(clock, plan, (1, 16, 16), attention=Attention(torch.rand(1, 2, 4, 4), torch.ones(1, 2, 1, 1)))
     assert begin.owned.owner.unique().numel() > 1
     x = torch.randn(1, 4, 16, 16) * begin.sigma
     sample(host, x, begin, clock, plan, find_sampler("euler"), same_noise(x.shape), seen.append, fixed=True)
     assert all(s.attention is None for s in seen)
     assert all(torch.equal(s.owner, begin.owned.owner) for s in seen)
+
+
+class Scheduled(DiffusersHost):
+    """Prompt editing: the boat's prompt is in force in some steps only, as is known from the sigmas."""
+
+    steps: set[int]
+    sigmas: Tensor
+    now: Tensor
+
+    def denoise(self, x: Tensor, sigma: Tensor, reference: Tensor, *more: object, **options: object) -> Prediction:
+        self.now = self.acts(reference)
+        return super().denoise(x, sigma, reference, *more, **options)
+
+    def acts(self, reference: Tensor) -> Tensor:
+        (step,) = (self.sigmas == reference).nonzero()[0].tolist()
+        return self.__dict__.setdefault("cache", {}).setdefault(
+            step in self.steps, torch.tensor([1.0, float(step in self.steps)]).view(1, 2, 1, 1)
+        )
+
+    def attention(self) -> Attention | None:
+        seen = super().attention()
+        return seen and Attention(seen.shares * self.now, self.now)
+
+
+@pytest.mark.parametrize("steps", [{4, 5, 6, 7}, {0, 1, 2}, {1, 2, 5}, set()])
+@pytest.mark.parametrize("update", ["every step", "fixed"])
+def test_a_word_owns_nothing_while_its_prompt_is_not_in_force(
+    host: DiffusersHost, clock: Clock, steps: set[int], update: str
+) -> None:
+    """The boat (0.9) owns pixels in the steps of its prompt, from the second on, or from the first where the regions are
+    fixed; in the others the moon has what it would have without the boat, and there is background."""
+    scheduled = copy(host)
+    scheduled.__class__, scheduled.steps, scheduled.sigmas = Scheduled, steps, clock.sigmas
+    seen: list[Snapshot] = []
+    plan = make_plan(TimestepMap(replace(WORDS, update=update)), 16, 16)
+    shape, x = (1, 16, 16), torch.randn(1, 4, 16, 16)
+    generate(scheduled, clock, plan, shape, find_sampler("euler"), lambda s: x * s, lambda _: same_noise(x.shape), None,
+             seen.append)  # fmt: skip
+    assert len(seen) == STEPS
+    for step, snapshot in enumerate(seen):
+        known = step in steps and (update == "fixed" or step == 0 or step - 1 in steps)
+        assert (snapshot.owner == 1).any() == known, step
+        if step > 0 and not known:
+            assert (snapshot.owner == 0).any() and (snapshot.owner == -1).any()
+    if 0 in steps and update == "every step":
+        assert (seen[0].owner == 1).all()
 
 
 @pytest.mark.parametrize("curve", list(CURVES))
