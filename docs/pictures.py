@@ -147,6 +147,11 @@ class Studio:
             list(types),
         )
         page.frames(8)
+        page.wait(
+            "[...document.querySelectorAll('.lg-node img')].every((e) => e.complete && e.naturalWidth)"
+            " && ![...document.querySelectorAll('.lg-node')].some((e) => e.textContent.includes('Loading...'))"
+        )
+        page.frames(8)
         shot = Image.open(io.BytesIO(page.driver.get_screenshot_as_png())).convert("RGB")
         page.js("document.querySelector('.asyndm-photo').remove()")
         left, top, right, bottom = box
