@@ -115,6 +115,7 @@ export function addOverlay(node) {
     note.textContent = on ? noteText() : "";
     lines.replaceChildren(...said.flatMap((texts, n) => texts.map((text) => saying(n ? "notice" : "trouble", text))));
     body.hidden = !on && !lines.childElementCount;
+    delete body.dataset.step;
     if (!run) return;
     if (run.run !== before) legend.replaceChildren(...run.legend.map(entry));
     const last = run.frames.length - 1;
