@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..asyndm_core.regions import TimestepMap
+from .browser import display_node
 from .comfy_run import Options, apply
 from .live_view import show_on
 from .types import ADVANCED, CATEGORY, TimestepMapSocket, check_socket
@@ -51,4 +52,5 @@ class Apply(io.ComfyNode):
         check_socket(model, object, "model", "Apply AsynDM")
         check_socket(timestep_map, TimestepMap, "timestep_map", "Apply AsynDM")
         check_socket(preview, int, "preview", "Apply AsynDM")
-        return io.NodeOutput(apply(model, timestep_map, Options(on_run=show_on(cls.hidden) if preview else None)))
+        options = Options(on_run=show_on(cls.hidden) if preview else None, node=display_node(cls.hidden))
+        return io.NodeOutput(apply(model, timestep_map, options))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import comfy.controlnet
@@ -15,6 +15,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..asyndm_core.crowding import Crowding
 from ..asyndm_core.inpainting import known
 from ..asyndm_core.regions import SWITCH_OFF, Plan, Region, TimestepMap, make_plan
 from ..asyndm_core.run import Snapshot, generate, noise_table
@@ -22,8 +23,7 @@ from ..asyndm_core.samplers import Sampler, find_sampler
 from .comfy_host import WRAPPER_KEY, ComfyHost, WrappersMP, in_force
 from .comfy_model import check_model, control_chain, reads_timestep
 from .conditioning import ANNOTATION, check_words, last_word
-
-log = logging.getLogger("asyndm")
+from .notices import Notices, say_of_crowding, say_of_length, say_of_masks
 
 OnStep = Callable[[Snapshot], None]
 
@@ -57,7 +57,7 @@ class Options(NamedTuple):
     words' attention even where the map asks for nothing. on_run: is asked before every run for someone to watch it, or
     None. shortcut: whether maps that ask for nothing are left to the stock sampler, bit for bit (off in tests only).
     cut: whether the sampler's table is that of a whole denoising, of which the map's denoise takes the end; False where
-    it begins at the map's denoise already.
+    it begins at the map's denoise already. node: the id of the node that shows what a run has to say, or None.
     """
 
     eta: float | None = None
@@ -65,6 +65,7 @@ class Options(NamedTuple):
     shortcut: bool = True
     on_run: Callable[[Start], Watcher | None] | None = None
     cut: bool = True
+    node: str | None = None
 
 
 def apply(model: Any, timestep_map: TimestepMap, options: Options | None = None) -> Any:
@@ -91,7 +92,7 @@ def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
         disable_pbar: bool = False,
         **kwargs: Any,
     ) -> Tensor:
-        plan = make_plan(timestep_map, *noise.shape[-2:])
+        plan, say = make_plan(timestep_map, *noise.shape[-2:]), Notices(options.node)
         if not (plan.level and timestep_map.denoise == 1) and not torch.count_nonzero(noise):
             raise ValueError(
                 "region_denoise or background_denoise of Asynchronous Timestep Map is below 1, and the sampler adds no "
@@ -101,49 +102,60 @@ def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
             if timestep_map.denoise == 0:
                 return torch.zeros_like(noise) if latent_image is None else latent_image
             sigmas = sigmas[-1 - max(1, round((len(sigmas) - 1) * timestep_map.denoise)) :]
-        kept = _kept(plan, noise, denoise_mask)
+        kept = _kept(plan, noise, denoise_mask, say)
         idle = (options.shortcut and plan.idle and kept is None and not options.eta) or len(sigmas) < 2
         words = plan.words
         if idle:
             words = _known_words(guider, timestep_map.words) if options.on_step is not None else ()
         latent_format = guider.inner_model.latent_format
         start = Start(len(sigmas) - 1, noise.shape[0], plan.regions, words, latent_format)
-        with _everyone(options, start, shown=_is_image_unet(guider.inner_model, noise)) as on_step:
+        say_of_masks(say, timestep_map, plan, *noise.shape[-2:])
+        say_of_length(say, plan, start.steps)
+        crowding = None if idle else _crowding(plan, start.steps, say)
+        with _everyone(options, start, crowding, shown=_is_image_unet(guider.inner_model, noise)) as on_step:
             if idle:
                 if on_step is not None:
                     extra_args, callback = _watch_stock(guider, extra_args, callback, noise, words, on_step)
                 return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar, **kwargs)
-            _warn_of_stretched_masks(timestep_map, *noise.shape[-2:])
             run = _Run(
-                executor.class_obj, guider, sigmas, extra_args, noise, latent_image, denoise_mask, kept, plan, options.eta
+                executor.class_obj, guider, sigmas, extra_args, noise, latent_image, denoise_mask, kept, plan, options.eta, say
             )  # fmt: skip
             return run.sample(callback, disable_pbar, on_step)
 
     return sampler_sample
 
 
-def _kept(plan: Plan, noise: Tensor, denoise_mask: Tensor | None) -> Tensor | None:
+def _crowding(plan: Plan, steps: int, say: Notices) -> Crowding | None:
+    """Says where hardly anything runs ahead; None where nothing lags, or all is asked to (mode concave)."""
+    everywhere = any(region.word is None and region.mask is None for region in plan.regions)
+    return Crowding(plan, steps, partial(say_of_crowding, say)) if plan.lags and not everywhere and steps > 2 else None
+
+
+def _kept(plan: Plan, noise: Tensor, denoise_mask: Tensor | None, say: Notices) -> Tensor | None:
     """The pixels (B, H, W) that the model is to see clean all along; None where nothing asks for it, or nothing can be."""
     if denoise_mask is None or not plan.clean or noise.ndim != 4:
         return None
     if not torch.count_nonzero(noise):
-        log.warning(
-            "AsynDM: known_pixels is clean, but the sampler adds no noise (add_noise is disabled): its latents come noisy, the "
-            "known pixels too. They are taken as noised."
+        say(
+            "known_pixels is clean, but the sampler adds no noise (add_noise is disabled): its latents come noisy, the known "
+            "pixels too. They are taken as noised."
         )
         return None
     return known(denoise_mask)
 
 
 @contextmanager
-def _everyone(options: Options, start: Start, shown: bool) -> Iterator[OnStep | None]:
+def _everyone(options: Options, start: Start, crowding: Watcher | None, shown: bool) -> Iterator[OnStep | None]:
     """An ``on_step`` that tells all who want to know of a run, one after another; None if nobody does.
 
-    shown: whether the run is of a kind that ``on_run`` is for.
+    crowding: one more, or None. shown: whether the run is of a kind that ``on_run`` is for.
     """
     watcher = options.on_run(start) if shown and options.on_run is not None else None
-    with watcher if watcher is not None else nullcontext():
-        listeners = [listener for listener in (options.on_step, watcher) if listener is not None]
+    with ExitStack() as stack:
+        for each in (watcher, crowding):
+            if each is not None:
+                stack.enter_context(each)
+        listeners = [listener for listener in (options.on_step, watcher, crowding) if listener is not None]
 
         def on_step(snapshot: Snapshot) -> None:
             for listener in listeners:
@@ -155,19 +167,6 @@ def _everyone(options: Options, start: Start, shown: bool) -> Iterator[OnStep | 
 def _is_image_unet(model: Any, latent: Tensor) -> bool:
     """Whether a ComfyUI model is a UNet and samples images."""
     return isinstance(model.diffusion_model, UNetModel) and latent.ndim == 4
-
-
-def _warn_of_stretched_masks(timestep_map: TimestepMap, height: int, width: int) -> None:
-    """Any size of mask is right, but proportions that differ by more than a latent pixel are probably a slip."""
-    masks = [layer.regions.mask for layer in timestep_map.chain if layer.regions.mask is not None]
-    sizes = {tuple(mask.shape[-2:]) for mask in masks}
-    stretched = [f"{w} x {h}" for h, w in sorted(sizes) if abs(h * width - w * height) > max(h, w)]
-    if stretched:
-        log.warning(
-            "AsynDM: the painted mask of %s (width x height) has not the proportions of the latents, %d x %d: it is "
-            "stretched over the whole picture. Paint it on a picture of the same shape.",
-            " and ".join(stretched), width, height,
-        )  # fmt: skip
 
 
 ONE_SIGMA = {"RescaleCFG": "RescaleCFG", "TemporalScoreRescaling": "TSR"}
@@ -188,15 +187,12 @@ def check_options(model_options: Mapping[str, Any]) -> None:
         )
 
 
-def _warn_of_unknown_controls(controls: Sequence[Any]) -> None:
+def _say_of_unknown_controls(say: Notices, controls: Sequence[Any]) -> None:
     """ControlNets for UNets are told every pixel's noise level, T2I adapters need none; of others nothing is known."""
     chained = [each for control in controls for each in control_chain(control)]
     unknown = {type(c).__name__ for c in chained if not (reads_timestep(c) or isinstance(c, comfy.controlnet.T2IAdapter))}
     if unknown:
-        log.warning(
-            "AsynDM: %s is told one noise level for all pixels, so its hint is only approximately right.",
-            " and ".join(sorted(unknown)),
-        )
+        say(f"{' and '.join(sorted(unknown))} is told one noise level for all pixels, so its hint is only approximately right.")
 
 
 def _positive(guider: Any) -> list[dict]:
@@ -241,13 +237,13 @@ class _Run:
 
     def __init__(
         self, ksampler: Any, guider: Any, sigmas: Tensor, extra_args: dict, noise: Tensor, latent: Tensor | None,
-        denoise_mask: Tensor | None, kept: Tensor | None, plan: Plan, eta: float | None,
+        denoise_mask: Tensor | None, kept: Tensor | None, plan: Plan, eta: float | None, say: Notices,
     ) -> None:  # fmt: skip
         check_model(guider.inner_model, noise)
         conds = _positive(guider)
         check_words(plan.words, conds)
         check_options(extra_args["model_options"])
-        _warn_of_unknown_controls([cond["control"] for cond in conds if "control" in cond])
+        _say_of_unknown_controls(say, [cond["control"] for cond in conds if "control" in cond])
         self.authors_end = plan.paper and float(sigmas[-1]) == 0
         if self.authors_end:
             sigmas = torch.cat([sigmas[:-1], guider.inner_model.model_sampling.sigmas[:1].to(sigmas)])
@@ -255,9 +251,9 @@ class _Run:
         self.ksampler, self.plan, self.sigmas, self.noise, self.kept = ksampler, plan, sigmas, noise, kept
         self.latent = torch.zeros_like(noise) if latent is None else latent.float()
         if not plan.level and not torch.count_nonzero(self.latent):
-            log.warning(
-                "AsynDM: region_denoise and background_denoise differ, and the latent image is empty: what starts below "
-                "the other starts from grey. Connect an encoded picture (VAE Encode) to latent_image."
+            say(
+                "region_denoise and background_denoise differ, and the latent image is empty: what starts below the other "
+                "starts from grey. Connect an encoded picture (VAE Encode) to latent_image."
             )
         self.seed = extra_args.get("seed")
         self.sampler = sampler_of(ksampler, eta)

@@ -14,6 +14,7 @@ from nodes import common_ksampler
 from ..asyndm_core.pictures import palette, timeline
 from ..asyndm_core.record import RunRecord
 from ..asyndm_core.regions import Plan, TimestepMap, check_choice, check_number, make_plan
+from .browser import display_node
 from .comfy_run import Options, apply
 from .latent_rgb import latent_to_rgb
 from .live_view import show_on
@@ -163,6 +164,7 @@ class AsynDMKSampler(io.ComfyNode):
             on_step=record,
             on_run=show_on(cls.hidden) if preview else None,
             cut=False,
+            node=display_node(cls.hidden),
         )
         patched = apply(model, timestep_map, options)
         whole = denoise * timestep_map.denoise

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-import sys
 import uuid
 from collections.abc import Callable
 from typing import Any
 
-from comfy_execution.utils import get_executing_context
-
 from ..asyndm_core.live import Frame, Live
+from .browser import display_node, waiting_browser
 from .comfy_run import Start
 from .latent_rgb import latent_to_rgb
 
@@ -22,9 +20,9 @@ def show_on(hidden: Any) -> Callable[[Start], Live | None] | None:
 
     None where a node is executed outside of ComfyUI's executor: it has no id then.
     """
-    if hidden is None:
+    node = display_node(hidden)
+    if node is None:
         return None
-    node = hidden.dynprompt.get_display_node_id(hidden.unique_id)
 
     def on_run(start: Start) -> Live | None:
         send = _sender(node, start)
@@ -57,16 +55,13 @@ def packed(frame: Frame) -> dict[str, Any]:
 
 def _sender(node: str, start: Start) -> Callable[[list[Frame]], None] | None:
     """Sends frames to the browser that queued the running prompt; None without a server or such a browser."""
-    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
-    client = getattr(server, "client_id", None)
-    if client is None:
+    browser = waiting_browser()
+    if browser is None:
         return None
-    context = get_executing_context()
-    prompt = context.prompt_id if context else None
-    about = parcel(node, start, prompt, _workflow(server, prompt), uuid.uuid4().hex)
+    about = parcel(node, start, browser.prompt, _workflow(browser.server, browser.prompt), uuid.uuid4().hex)
 
     def send(frames: list[Frame]) -> None:
-        server.send_sync(EVENT, {**about, "frames": [packed(frame) for frame in frames]}, client)
+        browser.send(EVENT, {**about, "frames": [packed(frame) for frame in frames]})
 
     return send
 

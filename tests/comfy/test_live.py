@@ -14,6 +14,7 @@ import pytest
 import torch
 from asyndm_pack.asyndm_core.live import Frame, Live
 from asyndm_pack.asyndm_core.regions import TimestepMap
+from asyndm_pack.nodes import notices
 from asyndm_pack.nodes.comfy_run import Options, Start, apply
 from asyndm_pack.nodes.latent_rgb import latent_to_rgb
 from asyndm_pack.nodes.live_view import EVENT, legend
@@ -125,8 +126,10 @@ def graph_of_apply(seed: int, preview: bool | None) -> dict[str, Any]:
     return prompt
 
 
-def told(server: Server, prompt: dict[str, Any], client: str | None = "one") -> tuple[list[dict], list[dict]]:
-    """What two browsers, "one" and "two", are told of a run that ``client`` queues: our messages, in order."""
+def told(
+    server: Server, prompt: dict[str, Any], client: str | None = "one", event: str = EVENT
+) -> tuple[list[dict], list[dict]]:
+    """What two browsers, "one" and "two", are told of a run that ``client`` queues: the messages of ``event``, in order."""
 
     async def run() -> tuple[list[dict], list[dict]]:
         async with aiohttp.ClientSession() as session:
@@ -138,20 +141,20 @@ def told(server: Server, prompt: dict[str, Any], client: str | None = "one") -> 
             while number not in (history := await (await session.get(f"{server.url}/history/{number}")).json()):
                 await asyncio.sleep(0.1)
             assert history[number]["status"]["status_str"] == "success", history[number]["status"]
-            return await _ours(one), await _ours(two)
+            return await _ours(one, event), await _ours(two, event)
 
     return asyncio.run(run())
 
 
-async def _ours(socket: aiohttp.ClientWebSocketResponse) -> list[dict]:
-    """The messages of ours that wait at a socket, until it is silent."""
+async def _ours(socket: aiohttp.ClientWebSocketResponse, event: str) -> list[dict]:
+    """The messages of ``event`` that wait at a socket, until it is silent."""
     found = []
     while True:
         try:
             message = await socket.receive(timeout=0.5)
         except TimeoutError:
             return found
-        if message.type == aiohttp.WSMsgType.TEXT and json.loads(message.data)["type"] == EVENT:
+        if message.type == aiohttp.WSMsgType.TEXT and json.loads(message.data)["type"] == event:
             found.append(json.loads(message.data)["data"])
 
 
@@ -177,6 +180,20 @@ def test_switched_off_nothing_is_sent(make: Any, server: Server) -> None:
 
 def test_without_a_browser_nothing_is_sent(server: Server) -> None:
     assert told(server, graph(3, True), client=None) == ([], [])
+
+
+@pytest.mark.parametrize("preview", [True, False])
+@pytest.mark.parametrize("make", [graph, graph_of_apply])
+def test_the_node_is_told_what_the_log_says(make: Any, preview: bool, server: Server) -> None:
+    """Where it is probably a slip, with the preview off too; the browser that queued it, and no other."""
+    prompt = make(6, preview)
+    prompt["words"]["inputs"]["threshold"] = 0.0
+    mine, others = told(server, prompt, event=notices.EVENT)
+    ((text, node),) = {(message.pop("text"), message.pop("node")) for message in mine}
+    assert node == "3:7" and text.startswith("Only 0.0 % of the picture can run ahead") and others == []
+    assert len(mine) == 1 and list(mine[0]) == ["prompt"] and len(mine[0]["prompt"]) == 36
+    assert f"AsynDM: {text}" in server.log
+    assert told(server, make(6, preview), event=notices.EVENT) == ([], [])
 
 
 def test_what_is_cached_tells_the_browser_of_now(server: Server) -> None:

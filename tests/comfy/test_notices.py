@@ -1,0 +1,105 @@
+"""What a run says besides its picture: one line in the log for each thing, where something is probably a slip, and only there.
+
+That the node is told as well is in test_live.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from asyndm_pack.asyndm_core.regions import Regions, Target
+from comfy_execution.utils import CurrentNodeContext
+from tiny import FOX_AND_HAT, LEFT, asyn, difference, flat, ksampler, latent, painted
+
+EMPTY, FULL = torch.zeros(1, 64, 64), torch.ones(1, 8, 8)
+FOX = (Target("fox"),)
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
+    """What the pack has logged since it was asked last."""
+
+    def read() -> list[str]:
+        found = [record.getMessage() for record in caplog.records if record.name == "asyndm"]
+        caplog.clear()
+        return found
+
+    with caplog.at_level(logging.WARNING, logger="asyndm"):
+        yield read
+
+
+def run(regions: Regions = FOX_AND_HAT, steps: int = 4, changes: dict[str, Any] | None = None, **options: Any) -> Any:
+    return ksampler(asyn(flat(), regions, **(changes or {})), steps=steps, **options)
+
+
+def test_a_usual_run_says_nothing(lines: Callable) -> None:
+    run(Regions(FOX, mask=LEFT), steps=8)
+    run(painted(LEFT), steps=8)
+    run(steps=8, changes={"mode": "concave"})
+    run(changes={"mode": "synchronous"})
+    assert lines() == []
+
+
+@pytest.mark.parametrize("mode", ["limit", "add", "replace"])
+def test_an_empty_mask(mode: str, lines: Callable) -> None:
+    """As Load Image gives it for a picture without transparency; its proportions do not matter."""
+    run(Regions(FOX, mask=EMPTY, mask_mode=mode), image=latent(8, 16))
+    (line,) = lines()
+    assert line.startswith("AsynDM: The painted mask of Cross-Attention Mask is empty") and "Load Image" in line
+    run(Regions(FOX, mask=EMPTY, mask_mode=mode), changes={"mode": "synchronous"})
+    assert lines() == []
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_run_that_is_too_short(steps: int, lines: Callable) -> None:
+    """It is the stock sampler's; three steps are enough."""
+    assert difference(run(painted(LEFT), steps), ksampler(flat(), steps=steps)) < 1e-5
+    (line,) = lines()
+    assert line.startswith(f"AsynDM: A run of {steps} step") and "at least 3 steps" in line
+    assert difference(run(painted(LEFT), 3), ksampler(flat(), steps=3)) > 1e-3
+    run(painted(LEFT), steps, {"strength": 0.0})
+    assert lines() == []
+
+
+def test_the_papers_shortest_run_lags(lines: Callable) -> None:
+    options = {"sampler": "ddim", "scheduler": "ddim_uniform"}
+    stock = run(painted(LEFT), 2, {"preset": "paper", "strength": 0.0}, **options)
+    assert difference(run(painted(LEFT), 2, {"preset": "paper"}, **options), stock) > 1e-3
+    assert lines() == []
+
+
+@pytest.mark.parametrize("regions", [Regions(FOX, threshold=0.0), painted(FULL)], ids=["words", "painted"])
+def test_nothing_runs_ahead(regions: Regions, lines: Callable) -> None:
+    """The whole picture is region, though mode concave was not asked for."""
+    run(regions, steps=12)
+    (line,) = lines()
+    assert line.startswith("AsynDM: Only 0.0 % of the picture can run ahead") and "fewer targets" in line
+    run(regions, steps=12, image=latent(batch=3))
+    assert len(lines()) == 1
+    hole = torch.ones(1, 8, 8)
+    hole[:, :, :1] = 0
+    run(Regions(regions.targets, threshold=0.0, mask=hole), steps=12)
+    assert lines() == []
+
+
+def test_tiles_of_one_node_are_told_once_of_the_mask(lines: Callable) -> None:
+    """Each is given the whole mask. Another node, or words, are not told."""
+    tile = {"image": latent(8, 16)}
+    with CurrentNodeContext("prompt", "upscaler"):
+        run(painted(LEFT), **tile)
+        assert [line.split(":")[1][:30] for line in lines()] == [" The painted mask of 8 x 8 (wi"]
+        run(painted(LEFT), **tile)
+        run(painted(LEFT), **tile)
+    (line,) = lines()
+    assert "samples several times" in line and "whole painted mask" in line
+    for number in (1, 2):
+        with CurrentNodeContext("prompt", "sampler", number):
+            run(painted(LEFT))
+    with CurrentNodeContext("prompt", "words"):
+        run()
+        run()
+    assert lines() == []
