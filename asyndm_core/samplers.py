@@ -29,6 +29,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from .errors import AsynDMError
+
 Noise = Callable[[Tensor, Tensor], Tensor]
 """(sigma_from, sigma_to), 0-dim levels of the noise clock -> noise of unit variance like x; each call a new draw."""
 
@@ -370,7 +372,7 @@ def multistep_2m_sde(move: Move) -> Tensor:
 # --- the samplers --------------------------------------------------------------------------------------------------
 
 
-class UnsupportedSampler(ValueError):  # noqa: N818 (a name of the public contract)
+class UnsupportedSampler(AsynDMError):  # noqa: N818 (a name of the public contract)
     """There is no per-pixel formula of this name."""
 
 

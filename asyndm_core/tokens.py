@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .errors import AsynDMError
 from .regions import Target, check_strength
 
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)"  # with one way to read it: two would take time to the square of its length
@@ -44,7 +45,7 @@ class Piece(NamedTuple):
     token: int | Tensor
 
 
-class UnknownWordError(ValueError):
+class UnknownWordError(AsynDMError):
     """A target that the prompt does not contain."""
 
 

@@ -19,12 +19,13 @@ from torch.utils.hooks import RemovableHandle
 
 from ..asyndm_core.attention import Layer
 from ..asyndm_core.embedding import BlockTimesteps, PixelTimesteps
+from ..asyndm_core.errors import AsynDMError
 from ..asyndm_core.hooks import hooked
 from ..asyndm_core.regions import SWITCH_OFF
 from ..asyndm_core.samplers import NoiseLaw
 
 
-class UnsupportedModelError(ValueError):
+class UnsupportedModelError(AsynDMError):
     """A model that cannot be given a timestep per pixel (yet)."""
 
 

@@ -3,6 +3,7 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { addCompare } from "./ui/compare.mjs";
+import { clearErrors, showError } from "./ui/errors.mjs";
 import { nodeBegins, promptBegins, receiveNotice } from "./ui/notices.mjs";
 import { addOverlay, cameFromCache, receive, restore } from "./ui/overlay.mjs";
 import { addPicker } from "./ui/picker.mjs";
@@ -24,14 +25,16 @@ const VIEWS = {
   AsynDM_Compare: addCompare,
 };
 
-const EVENTS = {
-  "asyndm.frames": receive,
-  "asyndm.notice": receiveNotice,
-  execution_start: promptBegins,
-  execution_cached: cameFromCache,
-  executing: nodeBegins,
-};
-for (const [name, take] of Object.entries(EVENTS)) api.addEventListener(name, ({ detail }) => take(detail));
+const EVENTS = [
+  ["asyndm.frames", receive],
+  ["asyndm.notice", receiveNotice],
+  ["execution_start", promptBegins],
+  ["execution_start", clearErrors],
+  ["execution_cached", cameFromCache],
+  ["executing", nodeBegins],
+  ["execution_error", showError],
+];
+for (const [name, take] of EVENTS) api.addEventListener(name, ({ detail }) => take(detail));
 
 app.registerExtension({
   name: "AsynDM",

@@ -222,6 +222,11 @@ class Page:
 
     def run(self) -> None:
         """Queue the graph and wait for its end; the test fails where the run does."""
+        result = self.run_to_end()
+        assert result[0] == "execution_success", result
+
+    def run_to_end(self) -> list:
+        """Queue the graph and wait for its end, whichever: the name and the detail of the server's last event."""
         result = self.settled(
             """
             const api = window.comfyAPI.api.api
@@ -233,8 +238,8 @@ class Page:
             return await end
             """
         )
-        assert result[0] == "execution_success", result
         self.frames()
+        return result
 
     # --- the views ---
 
