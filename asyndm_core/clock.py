@@ -9,7 +9,7 @@ q = E - state / unit with E = N - 1, the last evaluation; the final step takes e
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,9 @@ class NoiseGrid:
         return NoiseGrid(self.sigmas.to(device))
 
 
+ClockT = TypeVar("ClockT", bound="Clock")
+
+
 @dataclass(frozen=True)
 class Clock:
     """Progress along a scheduler's table. Built by ``table_clock`` or ``paper_clock``.
@@ -59,7 +62,7 @@ class Clock:
         """N, the number of steps of the run."""
         return self.sigmas.shape[0] - 1
 
-    def to(self, device: torch.device) -> Self:
+    def to(self: ClockT, device: torch.device) -> ClockT:
         """The same clock on another device."""
         return replace(self, sigmas=self.sigmas.to(device), positions=self.positions.to(device), grid=self.grid.to(device))
 

@@ -92,15 +92,20 @@ class Server:
 
 @contextmanager
 def start(
-    comfyui: Path, base: Path, settings: dict[str, Any] | None = None, custom_nodes: Sequence[Path] = ()
+    comfyui: Path,
+    base: Path,
+    settings: dict[str, Any] | None = None,
+    custom_nodes: Sequence[Path] = (),
+    pack: Path | None = None,
 ) -> Iterator[Server]:
     """A server with the empty folder ``base`` as its base folder, and the user's ``settings``; it ends with the block.
 
-    custom_nodes: folders of node packs that it loads too.
+    custom_nodes: folders of node packs that it loads too. pack: a copy of this one under its own name, instead of this.
     """
     for folder in ("custom_nodes", "input", "models", "output", "temp", "user/default"):
         (base / folder).mkdir(parents=True)
-    for name, folder in {PACK: ROOT, **{pack.name: pack for pack in custom_nodes}}.items():
+    ours = {PACK: ROOT} if pack is None else {pack.name: pack}
+    for name, folder in {**ours, **{other.name: other for other in custom_nodes}}.items():
         (base / "custom_nodes" / name).symlink_to(folder, target_is_directory=True)
     (base / "user/default/comfy.settings.json").write_text(json.dumps(settings or {}), encoding="utf-8")
     with socket.socket() as probe:
