@@ -342,6 +342,12 @@ def sampled(model: Model, conds: Conds, rows: list[int], cfg: float = 5.0) -> Te
     )[0]["samples"]
 
 
+@cache
+def alone_in_the_graph() -> Tensor:
+    """The stock KSampler's latents without another node."""
+    return sampled(bare(), PLAIN, [0])
+
+
 @pytest.mark.parametrize("row", YES, ids=lambda row: row.name)
 def test_yes(row: Row) -> None:
     """See the top of this file."""
@@ -351,7 +357,7 @@ def test_yes(row: Row) -> None:
         return row.change(bare())
 
     stock = [sampled(model(), conds, [n]) for n in range(2)]
-    assert difference(stock[0], sampled(bare(), PLAIN, [0])) > 1e-4, "the other node has no effect here"
+    assert difference(stock[0], alone_in_the_graph()) > 1e-4, "the other node has no effect here"
     assert difference(sampled(plain(model(), NO_STRENGTH, strength=0.0), conds, [0]), stock[0]) < TOLERANCE
     half = painted(torch.nn.functional.interpolate(LEFT[None], size=(SIZE, SIZE))[0])
     assert difference(sampled(asyn(model(), half), conds, [0]), stock[0]) > 1e-3

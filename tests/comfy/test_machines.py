@@ -208,7 +208,7 @@ BACKENDS: dict[str, Callable[[torch.fx.GraphModule, list], Callable]] = {
 }
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", ["no code", pytest.param("inductor", marks=pytest.mark.whole)])
 @attention_as_on_a_gpu()  # one graph
 def test_compiled(name: str) -> None:
     """As not compiled; compiled a few times in the first run, then for other maps no more; then stock again."""
