@@ -410,6 +410,11 @@ class Sampler:
             raise ValueError(f"r is the share of a step where {self.name} looks ahead: above 0, not {options['r']}.")
         return replace(self, options={**self.options, **options})
 
+    @property
+    def draws(self) -> bool:
+        """Whether its steps draw noise."""
+        return self.noise != "none" and self.options.get("eta", 1.0) > 0 and self.options["s_noise"] > 0
+
     def history(self) -> History:
         """An empty memory, one for each run."""
         return History(self.depth)

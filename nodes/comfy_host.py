@@ -9,7 +9,8 @@ the model's own. All of it hangs on a copy of the options that ComfyUI gives its
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import comfy.conds
@@ -33,9 +34,11 @@ from ..asyndm_core.attention import (
 from ..asyndm_core.clock import Clock, NoiseGrid, paper_clock, table_clock
 from ..asyndm_core.embedding import Groups, PixelTimesteps, grouped
 from ..asyndm_core.inpainting import blend
-from ..asyndm_core.regions import SWITCH_OFF
 from ..asyndm_core.samplers import Prediction
+from .arrival import Arrival, in_force
+from .comfy_guidance import by_level, with_own_sigmas
 from .comfy_model import MapControl, ResidualBlocks, check_model, cross_attention_layers, fold, noise_law, told, unfold
+from .comfy_sampler import check_prediction
 from .conditioning import ANNOTATION, Annotation
 
 WRAPPER_KEY = "asyndm"
@@ -51,6 +54,17 @@ class _Weight(NamedTuple):
 
     weight: Tensor | float
     area: tuple[int, ...] | None = None
+
+
+class _MapCond(comfy.conds.CONDNoiseShape):
+    """The map of a cond. It reaches the model without the dimension of channels, (B, H, W).
+
+    So packs that cut into tiles all tensors that look like latents leave it whole, and it is seen not to fit.
+    """
+
+    def concat(self, others: Sequence[Any]) -> Tensor:
+        """The maps of the conds of one batch."""
+        return super().concat(others)[:, 0]
 
 
 class _Watched(NamedTuple):
@@ -113,10 +127,15 @@ class ComfyHost:
         self.law = noise_law(self.sampling)
         self.seed = extra_args.get("seed")
         self.words = tuple(words)
-        self.layers = self._layers_to_read(extra_args["model_options"]) if words else {}
+        self.models = self._copies(extra_args["model_options"])
+        self.layers = self._layers_to_read() if words else {}
         self.model_options = self._with_wrappers(extra_args["model_options"], needs_uncond)
         self._picture = latent[:, :1]
         self._reference: Tensor | None = None
+        unets = {model: self.unet if model is self.model else model.diffusion_model for model in self.models}
+        start = ComfyHost.denoise.__code__
+        self._arrival = Arrival(guider, unets, lambda: self.model_options, latent.shape[-2:], start, WRAPPER_KEY)
+        self._level = 0.0
         self._pixels: PixelTimesteps | None = None
         self._watching = False
         self._every_prediction = False
@@ -153,20 +172,38 @@ class ComfyHost:
         groups = groups or grouped(sigma[:, 0])
         uniform = groups.count == 1 and (reference is None or groups.least == float(reference.to(x.dtype)))
         self._pixels = None if uniform else groups.of(sigma[:, 0])
-        if uniform:
-            scalar = sigma[:, 0, 0, 0].to(x.dtype)
-            denoised = self._model_k(
-                x, scalar, denoise_mask=self._denoise_mask, model_options=self.model_options, seed=self.seed
-            )
-            return Prediction(denoised, self._uncond)
+        if reference is not None:
+            self._enter_level(float(reference))
+        lacking = "AsynDM reading its attention" if uniform else "the noise level of every pixel"
+        with self._arrival.guarded(lacking) if watch or not uniform else nullcontext():
+            denoised = self._stock(x, sigma) if uniform else self._at_map(x, sigma, reference)
+        if watch:
+            self._arrival.check_read(self.words, self._level)
+        return Prediction(denoised, self._uncond)
+
+    def _stock(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """ComfyUI's own call, at the sigma of each picture."""
+        scalar = sigma[:, 0, 0, 0].to(x.dtype)
+        denoised = self._model_k(x, scalar, denoise_mask=self._denoise_mask, model_options=self.model_options, seed=self.seed)
+        check_prediction(self.guider, denoised, x)
+        return denoised
+
+    def _at_map(self, x: Tensor, sigma: Tensor, reference: Tensor | None) -> Tensor:
+        """The same with every pixel at its own sigma."""
         scalar = sigma.amin(dim=(1, 2, 3)).to(x) if reference is None else x.new_full((x.shape[0],), float(reference))
         mask, given = self._mask_now(), self._model_k.latent_image
         if mask is not None:
             x = blend(x, self.noised(self._model_k.noise, given, sigma), mask)
         denoised = self.guider(x, scalar, model_options=self.model_options, seed=self.seed)
-        if mask is not None:
-            denoised = blend(denoised, given, mask)
-        return Prediction(denoised, self._uncond)
+        check_prediction(self.guider, denoised, x)
+        return denoised if mask is None else blend(denoised, given, mask)
+
+    def _enter_level(self, level: float) -> None:
+        """Note the sigma of this step. Where it rises another pass begins: a cache (EasyCache, LazyCache) begins anew."""
+        options = self.model_options.get("transformer_options", {})
+        if "easycache" in options and level > self._level > 0:
+            options["easycache"] = options["easycache"].clone().prepare_timesteps(self.sampling)
+        self._level = level
 
     def _mask_now(self) -> Tensor | None:
         """The denoise mask, as another node's function of one noise level (Differential Diffusion) has it for every pixel.
@@ -177,12 +214,14 @@ class ComfyHost:
         if mask is None or function is None:
             return mask
         extra_options = {"model": self.guider, "sigmas": self._model_k.sigmas}
-        levels, index = self._pixels.values.clamp(min=self.sampling.sigmas[0]), self._pixels.index[:, None]
-        changed = mask
-        for position, level in enumerate(levels):
-            at_level = function(level.expand(mask.shape[0]), mask, extra_options=extra_options)
-            changed = torch.where(index == position, at_level, changed)
-        return changed
+        at_level = lambda level: function(level.expand(mask.shape[0]), mask, extra_options=extra_options)  # noqa: E731
+        return by_level(self._levels(), at_level, mask)
+
+    def _levels(self) -> PixelTimesteps | None:
+        """The sigmas of the map, as the model is told them: not below its smallest. None where all are the same."""
+        if self._pixels is None:
+            return None
+        return replace(self._pixels, values=self._pixels.values.clamp(min=self.sampling.sigmas[0]))
 
     def attention(self) -> Attention | None:
         """See ``run.Host``. A word is the mean over the conds that have it, each weighted as ComfyUI weighs its prediction."""
@@ -232,11 +271,15 @@ class ComfyHost:
         """
         self._watching, self._every_prediction = True, True
 
-    def _layers_to_read(self, model_options: dict) -> dict[nn.Module, list[Layer]]:
-        """The layers whose attention is read: of the model, and of its copies on other GPUs (MultiGPU CFG Split)."""
+    def _copies(self, model_options: dict) -> list[nn.Module]:
+        """The model, and its copies on other GPUs (MultiGPU CFG Split)."""
         copies = model_options.get("multigpu_clones", {}).values()
+        return list(dict.fromkeys([self.model, *(copy.model for copy in copies)]))
+
+    def _layers_to_read(self) -> dict[nn.Module, list[Layer]]:
+        """The layers whose attention is read, of every copy of the model."""
         chosen = {}
-        for model in (self.model, *(copy.model for copy in copies)):
+        for model in self.models:
             layers = cross_attention_layers(model.diffusion_model)
             chosen[model] = layers[choose_factor(list(layers))]
         return chosen
@@ -247,7 +290,7 @@ class ComfyHost:
 
     def _with_wrappers(self, model_options: dict, needs_uncond: bool) -> dict:
         """ComfyUI's options for this run: a copy with our wrappers beside everyone else's."""
-        options = comfy.model_patcher.create_model_options_clone(model_options)
+        options = with_own_sigmas(model_options, self._levels)
         add = comfy.patcher_extension.add_wrapper_with_key
         add(WrappersMP.CALC_COND_BATCH, WRAPPER_KEY, self._calc_cond_batch, options, is_model_options=True)
         add(WrappersMP.APPLY_MODEL, WRAPPER_KEY, self._apply_model, options, is_model_options=True)
@@ -273,11 +316,7 @@ class ComfyHost:
         if self._pixels is not None:
             index = self._pixels.index[:, None]
             if x.shape[0] != index.shape[0] or x.shape[-2:] != index.shape[-2:]:
-                raise ValueError(
-                    f"Another node samples the model on latents of {tuple(x.shape)} while AsynDM samples "
-                    f"{tuple(index.shape)}: context windows and tiled diffusion do not go with AsynDM. Bypass that node, or "
-                    f"{SWITCH_OFF}."
-                )
+                raise self._arrival.cut_up(x)
             conds = [None if group is None else [self._with_map(cond, index) for cond in group] for group in conds]
         try:
             return executor(model, conds, x, timestep, model_options, **kwargs)
@@ -287,7 +326,7 @@ class ComfyHost:
 
     def _with_map(self, cond: dict, index: Tensor) -> dict:
         """A cond with the map beside it, for its ControlNets too. ComfyUI batches conds of the same control object."""
-        cond = {**cond, "model_conds": {**cond["model_conds"], PIXELS: comfy.conds.CONDNoiseShape(index)}}
+        cond = {**cond, "model_conds": {**cond["model_conds"], PIXELS: _MapCond(index)}}
         control = cond.get("control")
         if control is not None:
             ours = MapControl(control, PIXELS, lambda: self._pixels, self._blocks)
@@ -351,13 +390,18 @@ class ComfyHost:
     def _apply_model(self, executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The model's call: with the map if one came along, watched if asked."""
         index = kwargs.pop(PIXELS, None)
+        if self._pixels is not None and index is None:
+            self._arrival.interfered()
+        if self._pixels is not None and index.shape != (x.shape[0], *x.shape[-2:]):
+            raise self._arrival.cut_up(x)
         options = kwargs.get("transformer_options") or (args[3] if len(args) > 3 else {})
         chunks = list(zip(options.get("uuids", ()), options.get("cond_or_uncond", ()), strict=True))
         model = executor.class_obj
         with ExitStack() as stack:
+            stack.enter_context(self._arrival.let_through(model))
             if index is not None and self._pixels is not None:
                 unet = model.diffusion_model
-                stack.enter_context(told(model, "model_sampling", unet, self._blocks, self._pixels, index[:, 0]))
+                stack.enter_context(told(model, "model_sampling", unet, self._blocks, self._pixels, index))
             parts = self._parts_to_watch(chunks, x) if model in self.layers else []
             if parts:
                 stack.enter_context(watching(self.layers[model], _reader(parts)))
@@ -365,15 +409,22 @@ class ComfyHost:
         for part in parts:
             shares = part.sum.mean()
             if shares is not None:
+                self._arrival.read = True
                 self._seen[model].append(_Seen(shares, part.watched, part.size))
         return output
 
     def _parts_to_watch(self, chunks: list[tuple[Any, int]], x: Tensor) -> list[_Part]:
         """The parts of the batch x whose attention is read (a chunk is one cond for all images)."""
-        parts = []
+        parts: list[_Part] = []
+        batch = x.shape[0] // max(len(chunks), 1)
+        whole = [self._watched[chunk].weight.area is None for chunk in chunks if chunk in self._watched]
+        if whole and (batch != self._picture.shape[0] or (any(whole) and x.shape[-2:] != self._picture.shape[-2:])):
+            if self._every_prediction:  # a stock run goes on unwatched
+                return parts
+            raise self._arrival.cut_up(x)
         for position, chunk in enumerate(chunks):
             if chunk in self._watched:
-                watched, batch = self._watched[chunk], x.shape[0] // len(chunks)
+                watched = self._watched[chunk]
                 rows = slice(position * batch, (position + 1) * batch)
                 parts.append(_Part(rows, LayerSum(self._columns_of(watched, x.device)), watched, x.shape[-2:]))
         return parts
@@ -385,12 +436,6 @@ class ComfyHost:
         if isinstance(weight, float):
             return Attention(shares, weight * present)
         return Attention(_placed(enlarged(shares, seen.size), area, weight.shape[-2:]), weight * present)
-
-
-def in_force(cond: dict, sigma: Tensor) -> bool:
-    """Whether ComfyUI evaluates a cond at ``sigma``."""
-    late = "timestep_start" in cond and sigma > cond["timestep_start"]
-    return not (late or ("timestep_end" in cond and sigma < cond["timestep_end"]))
 
 
 def _weigh(conds: list[dict], x: Tensor, sigma: Tensor) -> dict[Any, _Weight]:

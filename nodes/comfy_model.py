@@ -221,7 +221,7 @@ class MapControl:
 
     def get_control(self, x_noisy: Tensor, t: Tensor, cond: dict, *args: Any, **kwargs: Any) -> Any:
         """The original's hint for the cond's latents, each pixel at its own noise level."""
-        index = cond[self._key][:, 0]
+        index = cond[self._key]
         with ExitStack() as stack:
             for control in control_chain(self._control):
                 if reads_timestep(control):

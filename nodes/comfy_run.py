@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -17,15 +17,19 @@ from tqdm.auto import tqdm
 
 from ..asyndm_core.crowding import Crowding
 from ..asyndm_core.inpainting import known
-from ..asyndm_core.regions import SWITCH_OFF, Plan, Region, TimestepMap, make_plan
+from ..asyndm_core.regions import Plan, Region, TimestepMap, make_plan
 from ..asyndm_core.run import Snapshot, generate, noise_table
-from ..asyndm_core.samplers import Sampler, find_sampler
-from .comfy_host import WRAPPER_KEY, ComfyHost, WrappersMP, in_force
+from ..asyndm_core.samplers import Noise, Sampler
+from .arrival import in_force
+from .comfy_guidance import check_guidance
+from .comfy_host import WRAPPER_KEY, ComfyHost, WrappersMP
 from .comfy_model import check_model, control_chain, reads_timestep
+from .comfy_sampler import check_guider, sampler_of
 from .conditioning import ANNOTATION, check_words, last_word
 from .notices import Notices, say_of_crowding, say_of_length, say_of_masks
 
 OnStep = Callable[[Snapshot], None]
+LAST_SEED = 2**64 - 1
 
 
 class Start(NamedTuple):
@@ -79,6 +83,7 @@ def apply(model: Any, timestep_map: TimestepMap, options: Options | None = None)
 
 def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
     """A SAMPLER_SAMPLE wrapper of ComfyUI: samples by ``timestep_map``, or the stock way where it asks for nothing."""
+    for_all = comfy.samplers.KSAMPLER.sample
 
     def sampler_sample(
         executor: Any,
@@ -117,8 +122,9 @@ def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
                 if on_step is not None:
                     extra_args, callback = _watch_stock(guider, extra_args, callback, noise, words, on_step)
                 return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar, **kwargs)
+            sampler = sampler_of(executor.class_obj, options.eta, say, for_all)
             run = _Run(
-                executor.class_obj, guider, sigmas, extra_args, noise, latent_image, denoise_mask, kept, plan, options.eta, say
+                executor.class_obj, sampler, guider, sigmas, extra_args, noise, latent_image, denoise_mask, kept, plan, say
             )  # fmt: skip
             return run.sample(callback, disable_pbar, on_step)
 
@@ -167,24 +173,6 @@ def _everyone(options: Options, start: Start, crowding: Watcher | None, shown: b
 def _is_image_unet(model: Any, latent: Tensor) -> bool:
     """Whether a ComfyUI model is a UNet and samples images."""
     return isinstance(model.diffusion_model, UNetModel) and latent.ndim == 4
-
-
-ONE_SIGMA = {"RescaleCFG": "RescaleCFG", "TemporalScoreRescaling": "TSR"}
-"""Guidance of ComfyUI's nodes that computes with the one sigma it is told, by the class that it comes from."""
-
-
-def check_options(model_options: Mapping[str, Any]) -> None:
-    """ValueError, naming the node, where something computes or decides by one sigma for all pixels."""
-    functions = [model_options.get("sampler_cfg_function"), *model_options.get("sampler_post_cfg_function", [])]
-    owners = [getattr(function, "__qualname__", "").split(".")[0] for function in functions]
-    found = [ONE_SIGMA[owner] for owner in owners if owner in ONE_SIGMA]
-    if "easycache" in model_options.get("transformer_options", {}):
-        found.append("EasyCache (or LazyCache)")
-    if found:
-        raise ValueError(
-            f"{' and '.join(found)} and AsynDM do not go together: it goes by one noise level for all pixels, and they have "
-            f"several. Bypass the other node, or {SWITCH_OFF}."
-        )
 
 
 def _say_of_unknown_controls(say: Notices, controls: Sequence[Any]) -> None:
@@ -236,13 +224,14 @@ class _Run:
     """One asynchronous run in the place of ComfyUI's sampler function."""
 
     def __init__(
-        self, ksampler: Any, guider: Any, sigmas: Tensor, extra_args: dict, noise: Tensor, latent: Tensor | None,
-        denoise_mask: Tensor | None, kept: Tensor | None, plan: Plan, eta: float | None, say: Notices,
+        self, ksampler: Any, sampler: Sampler, guider: Any, sigmas: Tensor, extra_args: dict, noise: Tensor,
+        latent: Tensor | None, denoise_mask: Tensor | None, kept: Tensor | None, plan: Plan, say: Notices,
     ) -> None:  # fmt: skip
+        check_guider(guider)
         check_model(guider.inner_model, noise)
         conds = _positive(guider)
         check_words(plan.words, conds)
-        check_options(extra_args["model_options"])
+        check_guidance(extra_args["model_options"])
         _say_of_unknown_controls(say, [cond["control"] for cond in conds if "control" in cond])
         self.authors_end = plan.paper and float(sigmas[-1]) == 0
         if self.authors_end:
@@ -256,7 +245,7 @@ class _Run:
                 "starts from grey. Connect an encoded picture (VAE Encode) to latent_image."
             )
         self.seed = extra_args.get("seed")
-        self.sampler = sampler_of(ksampler, eta)
+        self.sampler = sampler
         self.host = ComfyHost(guider, extra_args, plan.words, noise, self.sampler.needs_uncond)
         self.host.inpaint(self._inpaint_model(guider), denoise_mask)
         self.clock = self.host.clock(sigmas, plan.paper)
@@ -299,9 +288,13 @@ class _Run:
             return whole
         return torch.where(sigma < self.sigmas[0], self.host.noised(self.noise, self.latent, sigma), whole)
 
-    def _noise_source(self, plan: Plan) -> Callable[[Tensor, Tensor], Tensor]:
+    def _noise_source(self, plan: Plan) -> Noise:
         """ComfyUI's own noise for the sampler: the same draws in the same order, from the seed."""
+        if not self.sampler.draws:
+            return k_diffusion.default_noise_sampler(self.noise)  # nothing asks for it
         if not self.sampler.noise.startswith("brownian"):
+            if self.noise.device.type == "cpu":
+                self._seed_after()
             return k_diffusion.default_noise_sampler(self.noise, seed=self.seed)
         table = noise_table(self.clock.to(torch.device("cpu")), plan)
         tree = k_diffusion.BrownianTreeNoiseSampler(
@@ -309,28 +302,21 @@ class _Run:
         )
         return lambda sigma, sigma_next: tree(sigma, sigma_next).to(self.noise.device)
 
+    def _seed_after(self) -> int:
+        """The seed that ComfyUI's noise takes where it is not to be the picture's own; ValueError where there is none."""
+        if self.seed == LAST_SEED:
+            raise ValueError(
+                f"The seed is {LAST_SEED}, the last there is, and ComfyUI's noise for this sampler takes the one after it. "
+                "Set seed to any other number."
+            )
+        return (41 if self.seed is None else self.seed) + 1
+
     def _inpaint_model(self, guider: Any) -> Any:
         """ComfyUI's own model of masked latents, with the noise that its sampler would give it."""
         model_k = comfy.samplers.KSamplerX0Inpaint(guider, self.sigmas)
         model_k.latent_image, model_k.noise = self.latent, self.noise
         if self.ksampler.inpaint_options.get("random", False):
-            generator = torch.manual_seed((41 if self.seed is None else self.seed) + 1)
+            generator = torch.manual_seed(self._seed_after())
             drawn = torch.randn(self.noise.shape, generator=generator, device="cpu")
             model_k.noise = drawn.to(self.noise)
         return model_k
-
-
-def sampler_of(ksampler: Any, eta: float | None) -> Sampler:
-    """The per-pixel formula of a ComfyUI SAMPLER with its options; ``ddim`` where ``eta`` is given.
-
-    Raises UnsupportedSampler for a sampler that has none, ValueError for an option that has no per-pixel form.
-    """
-    if eta is not None:
-        return find_sampler("ddim").with_options(eta=eta)
-    function = getattr(ksampler, "sampler_function", None)
-    name = getattr(function, "__name__", type(ksampler).__name__)
-    name = name.removeprefix("sample_").removesuffix("_function").replace("unipc", "uni_pc")
-    options = dict(getattr(ksampler, "extra_options", {}))
-    if options.get("s_churn", 1) == 0:
-        options = {key: value for key, value in options.items() if key not in ("s_churn", "s_tmin", "s_tmax", "s_noise")}
-    return find_sampler(name).with_options(**options)

@@ -14,6 +14,7 @@ from nodes import common_ksampler
 from ..asyndm_core.pictures import palette, timeline
 from ..asyndm_core.record import RunRecord
 from ..asyndm_core.regions import Plan, TimestepMap, check_choice, check_number, make_plan
+from ..asyndm_core.samplers import SAMPLERS, UnsupportedSampler, find_sampler
 from .browser import display_node
 from .comfy_run import Options, apply
 from .latent_rgb import latent_to_rgb
@@ -69,10 +70,10 @@ class AsynDMKSampler(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "sampler_name",
-                    options=comfy.samplers.KSampler.SAMPLERS,
+                    options=[name for name in comfy.samplers.KSampler.SAMPLERS if name in SAMPLERS],
                     tooltip=(
-                        "The sampling formula. Most work; one that cannot give every pixel its own noise level is "
-                        "refused with the list of those that can. ddim with eta 1 is the paper's."
+                        "The sampling formula. The list has those of ComfyUI's that can give every pixel its own noise "
+                        "level. ddim with eta 1 is the paper's."
                     ),
                 ),
                 io.Combo.Input(
@@ -124,6 +125,16 @@ class AsynDMKSampler(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )
+
+    @classmethod
+    def validate_inputs(cls, sampler_name: str | None = None) -> bool | str:
+        """What is wrong with a sampler_name that is not in the list, as workflows saved with another have; None: a link."""
+        try:
+            if sampler_name is not None:
+                find_sampler(sampler_name)
+        except UnsupportedSampler as error:
+            return str(error)
+        return True
 
     @classmethod
     def execute(

@@ -24,7 +24,9 @@ import comfy.hooks
 import comfy.model_base
 import pytest
 import torch
+from asyndm_pack.asyndm_core.embedding import PixelTimesteps
 from asyndm_pack.asyndm_core.regions import Regions, Target
+from asyndm_pack.nodes.comfy_guidance import with_own_sigmas
 from comfy import gligen
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from tiny import (
@@ -207,6 +209,8 @@ YES = (
     Row("TCFG", patched_by("nodes_tcfg", "TCFG")),
     Row("FreSca", patched_by("nodes_fresca", "FreSca", 1.0, 1.25, 3)),
     Row("Mahiro", patched_by("nodes_mahiro", "Mahiro"), alone=False),
+    Row("RescaleCFG", patched_by("nodes_model_advanced", "RescaleCFG", 0.7), note="with every pixel's own noise level"),
+    Row("TSR", patched_by("nodes_eps", "TemporalScoreRescaling", 0.95, 1.0), note="asked once for each noise level"),
     Row("Epsilon Scaling", patched_by("nodes_eps", "EpsilonScaling", 1.01)),
     Row("Perp-Neg", patched_by("nodes_perpneg", "PerpNeg", cond(5), 0.7), alone=False),
     Row("Token merging (ToMe)", patched_by("nodes_tomesd", "TomePatchModel", 0.3), alone=False),
@@ -236,16 +240,14 @@ YES = (
     Row("Prompts of several lengths", conds=lambda conds: {**conds, "negative": cond(2, tokens=154)}),
 )  # fmt: skip
 
-REFUSED = (
-    Row("RescaleCFG", patched_by("nodes_model_advanced", "RescaleCFG", 0.7)),
-    Row("TSR", patched_by("nodes_eps", "TemporalScoreRescaling", 0.95, 1.0)),
-    Row("EasyCache", patched_by("nodes_easycache", "EasyCacheNode", 0.2, 0.15, 0.95, False)),
-    Row("LazyCache", patched_by("nodes_easycache", "LazyCacheNode", 0.2, 0.15, 0.95, False)),
-)
-"""They go by one noise level for all pixels."""
-
 ELSEWHERE = (
     ("ControlNet, T2I adapter", "yes", "also union, chains, ranges, areas", "test_controlnet"),
+    (
+        "EasyCache, LazyCache",
+        "yes, roughly",
+        "they skip by the whole picture's change, as they do without AsynDM; words are not read in a step that they skip",
+        "test_other_packs",
+    ),
     ("Controls of other packs", "yes, roughly", "one noise level for all pixels, with a warning", "test_controlnet"),
     (
         "Inpainting: Set Latent Noise Mask",
@@ -320,6 +322,18 @@ ELSEWHERE = (
     ("Textual inversion, weights, long prompts", "yes", "", "test_tokens"),
     ("Wrappers and patches of other packs", "yes", "they are called as before", "test_state"),
     ("Tiles and context windows within one sampling", "refused", "they cut the latents under the map", "test_errors"),
+    (
+        "Samplers of other packs, and ComfyUI's within another pack's function",
+        "refused",
+        "told by identity, not by name: detailers that wrap the sde samplers, LanPaint, ...",
+        "test_other_packs",
+    ),
+    (
+        "Packs that evaluate the model in a way of their own",
+        "refused",
+        "DeepCache, Tiled Diffusion, presets of Automatic CFG, ...: the message names what stands between",
+        "test_other_packs",
+    ),
     ("Samplers without a per-pixel formula", "refused", "the message lists those that have one", "test_errors"),
     ("Transformers and video models", "refused", "UNets of the SD1.x, SD2.x and SDXL families only", "test_errors"),
 )
@@ -373,14 +387,34 @@ def test_yes(row: Row) -> None:
     assert difference(alone, stock[0]) > 1e-3
 
 
-@pytest.mark.parametrize("row", REFUSED, ids=lambda row: row.name)
-def test_refused(row: Row) -> None:
-    """Said by name, before anything is sampled; a map that asks for nothing is no reason."""
-    model = row.change(bare())
-    with pytest.raises(ValueError, match=rf"{row.name}.* and AsynDM do not go together: .* Bypass the other node, or switch"):
-        sampled(asyn(model, painted(ALL, NONE)), PLAIN, [0, 1])
-    stock = sampled(model, PLAIN, [0])
-    assert difference(sampled(asyn(model, mode="synchronous"), PLAIN, [0]), stock) == 0
+@pytest.mark.parametrize("name", ["RescaleCFG", "TSR"])
+def test_a_pixels_own_sigma_to_the_last_bit(name: str) -> None:
+    """Where all pixels have one, it is ComfyUI's own; where pictures have several, each has its own."""
+    (row,) = [row for row in YES if row.name == name]
+    patched = row.change(bare())
+    generator = torch.Generator().manual_seed(4)
+    x, cond, uncond = (torch.randn(2, 4, SIZE, SIZE, generator=generator) for _ in range(3))
+    levels = torch.tensor([3.7, 0.9])
+
+    def guided(options: dict, rows: slice, sigma: Tensor) -> Tensor:
+        args = {
+            "cond": (x - cond)[rows], "uncond": (x - uncond)[rows], "cond_scale": 5.0, "input": x[rows], "sigma": sigma,
+            "cond_denoised": cond[rows], "uncond_denoised": uncond[rows], "denoised": cond[rows],
+            "model": SimpleNamespace(current_patcher=patched),
+        }  # fmt: skip
+        functions = [options.get("sampler_cfg_function"), *options.get("sampler_post_cfg_function", [])]
+        (function,) = [function for function in functions if function is not None]
+        return function(args)
+
+    alone = [guided(patched.model_options, slice(n, n + 1), levels[n : n + 1]) for n in range(2)]
+    assert difference(alone[0], guided(patched.model_options, slice(0, 1), levels[1:])) > 1e-3
+    for n in range(2):
+        even = PixelTimesteps(levels[n : n + 1], torch.zeros(1, SIZE, SIZE, dtype=torch.long))
+        ours = with_own_sigmas(patched.model_options, lambda even=even: even)
+        assert torch.equal(guided(ours, slice(n, n + 1), levels[:1]), alone[n])
+    each = PixelTimesteps(levels, torch.arange(2).view(2, 1, 1).expand(2, SIZE, SIZE))
+    ours = with_own_sigmas(patched.model_options, lambda: each)
+    assert difference(guided(ours, slice(None), levels[:1].expand(2)), torch.cat(alone)) < 1e-6
 
 
 VERDICTS = ("yes", "yes, roughly", "refused", "not applicable")
@@ -417,9 +451,7 @@ ran, 174 pictures and 11 errors that ComfyUI's own nodes give alike, within two 
 
 def page() -> str:
     """docs/compatibility.md."""
-    one_sigma = "it goes by one noise level for all pixels"
     lines = [(row.name, "yes", row.note, "test_compatibility") for row in YES]
-    lines += [(row.name, "refused", one_sigma, "test_compatibility") for row in REFUSED]
     ordered = sorted([*lines, *ELSEWHERE], key=lambda line: VERDICTS.index(line[1]))
     rows = "\n".join(f"| {name} | **{verdict}** | {note} | {file} |" for name, verdict, note, file in ordered)
     return f"""# What goes together with AsynDM

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import asyndm_pack
+import comfy.samplers
 import execution
 import pytest
+from asyndm_pack.asyndm_core.samplers import SAMPLERS
 from comfy_api.latest import io
 from tiny import clip, ksampler, latent, model, same
 from torch import Tensor
@@ -304,6 +306,52 @@ def test_an_error_reaches_the_browser(installed: None) -> None:
     assert not executor.success
     (error,) = [data for event, data in server.sent if event == "execution_error"]
     assert error["node_id"] == "mask" and "'wolf'" in error["exception_message"] and "fox" in error["exception_message"]
+
+
+def test_samplers_that_work(schemas: dict[str, io.Schema]) -> None:
+    """Those are listed, in ComfyUI's order; with each, a map makes a difference."""
+    (combo,) = [i for i in schemas["AsynDM_KSampler"].inputs if i.id == "sampler_name"]
+    assert set(combo.options) == set(SAMPLERS) & set(comfy.samplers.KSampler.SAMPLERS)
+    assert len(combo.options) > 20
+    assert list(combo.options) == [name for name in comfy.samplers.KSampler.SAMPLERS if name in combo.options]
+    assert combo.options[0] == comfy.samplers.KSampler.SAMPLERS[0]
+
+
+def test_a_saved_sampler_that_does_not_work_is_refused_before_it_runs(installed: None) -> None:
+    """With the list of those that do; on the node, and nothing else is wrong with the graph."""
+    wanted = graph(sampler_name="uni_pc")
+    _, _, _, node_errors = asyncio.run(execution.validate_prompt("test", wanted, None))
+    (error,) = node_errors["ours"]["errors"]
+    assert error["extra_info"]["input_name"] == "sampler_name"
+    assert "'uni_pc' has no formula" in error["details"] and "dpmpp_2m_sde" in error["details"]
+    assert "ours" in node_errors and set(node_errors) == {"ours"}
+
+
+def test_a_linked_sampler_name(installed: None) -> None:
+    """As packs give it: the output's type is ComfyUI's whole list."""
+
+    class Names:
+        RETURN_TYPES, FUNCTION, CATEGORY = (comfy.samplers.KSampler.SAMPLERS,), "run", "test"
+
+        @classmethod
+        def INPUT_TYPES(cls) -> dict:
+            return {"required": {"name": ("STRING", {})}}
+
+        def run(self, name: str) -> tuple:
+            return (name,)
+
+    comfy_nodes.NODE_CLASS_MAPPINGS["TestNames"] = Names
+    wanted = graph(sampler_name=["names", 0])
+    wanted["names"] = {"class_type": "TestNames", "inputs": {"name": "heun"}}
+    executor, _ = execute(wanted)
+    assert executor.success, executor.status_messages
+    linked = Keep.kept["ours"]["samples"]
+    execute(graph(sampler_name="heun"))
+    assert same(linked, Keep.kept["ours"]["samples"])
+    wanted["names"]["inputs"]["name"] = "uni_pc"
+    executor, server = execute(wanted)
+    (error,) = [data for event, data in server.sent if event == "execution_error"]
+    assert error["node_id"] == "ours" and "'uni_pc' has no formula" in error["exception_message"]
 
 
 def test_a_value_out_of_range_is_refused_before_it_runs(installed: None) -> None:

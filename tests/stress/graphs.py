@@ -342,8 +342,6 @@ class Maker:
         kind, values = self.pick(*self.PATCHES)
         if not self.there_is(kind):
             return model
-        if kind in ("RescaleCFG", "TemporalScoreRescaling", "EasyCache", "LazyCache", "DifferentialDiffusion"):
-            self.graph.reasons.add("one sigma")
         if kind == "PerpNeg":
             values = {"empty_conditioning": empty}
         if kind.startswith("ModelSampling"):
@@ -369,14 +367,14 @@ class Maker:
 
     def sampled(self, model: Link, timestep_map: Link, positive: Link, negative: Link, latent: Link, seed: int) -> Link:
         """Through one of the sampler nodes; sometimes enlarged and sampled again."""
-        stock = inputs_of(self.info["KSampler"])
+        listed = inputs_of(self.info["KSampler" if self.advanced else "AsynDM_KSampler"])
         steps = self.pick(1, 2, 2, 3, 3, 4, 4, 5, 6, 7, 9, 12)
         if self.paper and steps < 4:
             self.graph.reasons.add("paper")  # one step is no table; few are not evenly spaced
         common = {
             "steps": steps, "cfg": self.pick(4.5, 4.5, 7.0, 1.0, 0.0, 30.0),
-            "sampler_name": self.sampler_name(options_of(stock["sampler_name"])),
-            "scheduler": self.scheduler(options_of(stock["scheduler"])),
+            "sampler_name": self.sampler_name(options_of(listed["sampler_name"])),
+            "scheduler": self.scheduler(options_of(listed["scheduler"])),
             "positive": positive, "negative": negative, "latent_image": latent,
         }  # fmt: skip
         denoise = self.pick(1.0, 1.0, 1.0, 0.7, 0.3, 0.05, 0.0)
@@ -384,8 +382,6 @@ class Maker:
             self.graph.reasons.add("paper")
         if not self.advanced:
             eta = 0.0 if self.graph.idle else self.pick(1.0, 1.0, 0.5, 0.0)
-            if common["sampler_name"] == "ddim" and eta:
-                self.graph.reasons |= {"one sigma"} & self.graph.reasons
             return self.add("AsynDM_KSampler", model=model, timestep_map=timestep_map, seed=seed, denoise=denoise, eta=eta,
                             preview=self.chance(0.6), **common)  # fmt: skip
         way = self.pick("KSampler", "KSampler", "KSamplerAdvanced", "custom", "guider", "guider", "twice")

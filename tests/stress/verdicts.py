@@ -19,7 +19,6 @@ REFUSALS = {
     "length": r"^The conditioning has \d+ tokens, but the text of Cross-Attention Mask makes \d+: .* Give the node the same",
     "mask values": r"^The mask has values that are not numbers .* check the node that made it",
     "mask shape": r"^The mask has shape .*: expected \(height, width\) or \(batch, height, width\)",
-    "one sigma": r" and AsynDM do not go together: it goes by one noise level .* Bypass the other node, or switch AsynDM off",
     "tiles": r"^Another node samples the model on latents of .* Bypass that node, or switch AsynDM off",
     "paper": r"^The paper preset (needs at least 2 steps .* Set the scheduler to ddim_uniform|starts all pixels at the same"
     r"|knows nothing of clean pixels)",
