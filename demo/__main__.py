@@ -33,7 +33,7 @@ from asyndm_core.pictures import (
     timeline,
 )
 from asyndm_core.regions import KNOWN_PIXELS, MODES, Regions, Target, TimestepMap, make_plan
-from asyndm_core.tokens import prompt_words
+from asyndm_core.words import prompt_words
 
 from .config import FACTOR, MAX_TOKENS, WEIGHTS
 from .model import DemoModel, load

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,8 @@ from asyndm_core.record import RunRecord
 from asyndm_core.regions import Plan, Target, TimestepMap, check_strength, make_plan, weights
 from asyndm_core.run import Host, Snapshot, Weigh, generate
 from asyndm_core.samplers import SAMPLERS, Noise, Sampler, UnsupportedSampler, find_sampler
-from asyndm_core.tokens import Piece, content_phrases, find_phrase, parse_targets, unknown_word
+from asyndm_core.tokens import Piece, find_word, unknown_word
+from asyndm_core.words import content_phrases, parse_targets
 
 from .config import FACTOR, LATENT_CHANNELS, MAX_TOKENS, PICTURE_SIZE, TRAIN_STEPS
 from .model import DemoModel, alphas_cumprod
@@ -85,7 +87,7 @@ def pieces(model: DemoModel, text: str) -> list[Piece]:
 
 def token_positions(model: DemoModel, prompt: str, words: Sequence[str]) -> list[list[int]]:
     """For each word or phrase, the positions of its tokens in the conditioning. Raises UnknownWordError."""
-    found = [find_phrase(pieces(model, prompt), pieces(model, word)) for word in words]
+    found = [find_word(partial(pieces, model), prompt, word) for word in words]
     for word, positions in zip(words, found, strict=True):
         if not positions:
             raise unknown_word(word, prompt)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,21 +11,21 @@ from comfy_api.latest import io, ui
 
 from ..asyndm_core.live import progress_palette
 from ..asyndm_core.pictures import COLOURS
-from ..asyndm_core.regions import MASK_MODES, UPDATES, Regions
+from ..asyndm_core.regions import MASK_MODES, UPDATES, Regions, Target, check_choice
 from ..asyndm_core.samplers import SAMPLERS
-from ..asyndm_core.tokens import FUNCTION_WORDS, PLACE_WORDS, STYLE_WORDS, check_text
-from .conditioning import annotate, find_targets
+from ..asyndm_core.words import WORD_LISTS, check_text, shortened
+from .conditioning import annotate, annotate_given, find_targets
 from .types import ADVANCED, CATEGORY, RegionsSocket, check_socket
 
 FOR_THE_SCREEN: dict[str, Any] = {
     "colours": COLOURS,
-    "function_words": sorted(FUNCTION_WORDS),
-    "style_words": sorted(STYLE_WORDS),
-    "place_words": sorted(PLACE_WORDS),
+    "words": WORD_LISTS,
     "samplers": sorted(SAMPLERS),
     "progress_colours": (progress_palette() * 255).round().int().tolist(),
 }
 """Sent with the node's definition, so that the web side need not know these a second time."""
+
+LOST_TARGETS = ("stop", "skip")
 
 
 class CrossAttentionMask(io.ComfyNode):
@@ -126,6 +128,17 @@ class CrossAttentionMask(io.ComfyNode):
                     tooltip="Latent pixels over which a word region's strength fades at its edge. 0 is a hard edge; good: 0-4.",
                     **ADVANCED,
                 ),
+                io.Combo.Input(
+                    "lost_targets",
+                    options=list(LOST_TARGETS),
+                    default=LOST_TARGETS[0],
+                    optional=True,
+                    tooltip=(
+                        "What happens where the prompt does not contain a target, as after an edit or with wildcards. stop: "
+                        "an error names it. skip: a warning names it, and the other targets are followed."
+                    ),
+                    **ADVANCED,
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="conditioning"),
@@ -146,6 +159,7 @@ class CrossAttentionMask(io.ComfyNode):
         mask_mode: str = MASK_MODES[0],
         grow: int = 0,
         feather: float = 0.0,
+        lost_targets: str = LOST_TARGETS[0],
     ) -> io.NodeOutput:
         """Encode (or annotate) the prompt and describe its regions."""
         if clip is None:
@@ -157,19 +171,34 @@ class CrossAttentionMask(io.ComfyNode):
             check_socket(mask, torch.Tensor, "mask", "Cross-Attention Mask")
         check_text(text, "text")
         check_text(targets, "targets")
+        check_choice(lost_targets, LOST_TARGETS, "lost_targets of Cross-Attention Mask")
         if mask is not None and not torch.isfinite(mask).all():
             raise ValueError("The mask has values that are not numbers (NaN or infinite): check the node that made it.")
-        if conditioning is None:
+        given = conditioning
+        if given is None:
             conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))
-        words = ()
+        words: tuple[Target, ...] = ()
+        shown = "Regions: the painted mask"
         if mask is None or mask_mode != "replace":
-            words, annotation = find_targets(clip, text, targets)
-            conditioning = annotate(conditioning, annotation)
+            words, annotation, lost = find_targets(clip, text, targets, lost_targets == "skip")
+            if given is None:
+                conditioning = annotate(conditioning, annotation)
+            else:
+                conditioning = annotate_given(given, clip, text, annotation)
+            shown = _shown(words, lost, automatic=not targets.strip())
+            if lost:
+                logging.warning("AsynDM: %s", shown)
         regions = Regions(words, threshold, update, mask, mask_mode, grow, feather)
-        shown = "Regions: the painted mask" if not words else "Targets: " + ", ".join(
-            t.text if t.strength is None else f"{t.text}:{t.strength:g}" for t in words
-        )  # fmt: skip
-        if words and not targets.strip():
-            shown += " (chosen automatically)"
         picker = {"text": text, "targets": targets}
         return io.NodeOutput(conditioning, regions, ui={**ui.PreviewText(shown).as_dict(), "asyndm": [picker]})
+
+
+def _shown(targets: Sequence[Target], lost: Sequence[str], automatic: bool) -> str:
+    """What the node says of its targets."""
+    names = [t.text if t.strength is None else f"{t.text}:{t.strength:g}" for t in targets]
+    shown = f"Targets: {', '.join(names)}" if names else "No target is left: ordinary sampling"
+    if automatic:
+        shown += " (chosen automatically)"
+    if lost:
+        shown += f" (not in the prompt, skipped: {', '.join(map(shortened, lost))})"
+    return shown

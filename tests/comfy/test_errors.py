@@ -121,16 +121,47 @@ def test_prompt_without_content() -> None:
 
 
 def test_text_that_does_not_fit_the_conditioning() -> None:
-    says(
-        ValueError, lambda: mask_node(conditioning=cond(1, tokens=154)), "154 tokens", "77", "another text",
-        "Conditioning (Concat)",
-    )  # fmt: skip
+    for given in (cond(1, tokens=154), encoded("in a meadow")):
+        says(ValueError, lambda given=given: mask_node(conditioning=given), "'fox'", "another text", "the same text", "Average")
+
+
+def encoded(text: str) -> list:
+    """What CLIP Text Encode makes."""
+    return clip().encode_from_tokens_scheduled(clip().tokenize(text))
 
 
 def test_conditioning_made_elsewhere() -> None:
     """The right one is annotated instead of encoded again, and its other entries stay."""
-    ((tensor, options),), _ = mask_node(conditioning=cond(1, strength=0.8))
-    assert torch.equal(tensor, cond(1)[0][0]) and options["strength"] == 0.8 and options[ANNOTATION].positions == {"fox": (3,)}
+    ((made, given),) = encoded(TEXT)
+    ((tensor, options),), _ = mask_node(conditioning=[[made, {**given, "strength": 0.8}]])
+    assert tensor is made and options["strength"] == 0.8 and options[ANNOTATION].positions == {"fox": (3,)}
+
+
+def test_a_text_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison costs nothing where no conditioning is connected."""
+    calls: list[int] = []
+    encoder = clip().cond_stage_model
+    stock = encoder.encode_token_weights
+    monkeypatch.setattr(encoder, "encode_token_weights", lambda pairs: calls.append(1) or stock(pairs))
+    mask_node()
+    assert len(calls) == 1
+    given = encoded(TEXT)
+    mask_node(conditioning=given)
+    assert len(calls) == 3
+
+
+def test_lost_targets(caplog: pytest.LogCaptureFixture) -> None:
+    """They stop the queue or are skipped with a warning, as the widget says; where none is left, sampling is ordinary."""
+    says(UnknownWordError, lambda: mask_node(targets="wolf, fox"), "'wolf'", "lost_targets", "skip")
+    conditioning, regions = mask_node(targets="wolf, fox:0.4", lost_targets="skip")
+    assert [(t.text, t.strength) for t in regions.targets] == [("fox", 0.4)]
+    assert "AsynDM: Targets: fox:0.4 (not in the prompt, skipped: wolf)" in caplog.text
+    conditioning, regions = mask_node(targets="wolf", lost_targets="skip")
+    assert "No target is left" in caplog.text
+    ours, masks, _ = sampler_node(positive=conditioning, timestep_map=map_node(regions))
+    stock = ksampler(model(), scheduler="simple", steps=2, positive=encoded(TEXT), negative=NEGATIVE)
+    assert same(ours["samples"], stock) and masks.sum() == 0
+    says(ValueError, lambda: mask_node(lost_targets="never"), "lost_targets of Cross-Attention Mask", "stop, skip")
 
 
 def test_conditioning_without_annotation() -> None:
@@ -385,7 +416,7 @@ def test_a_megabyte_of_text(widget: str) -> None:
 def test_thousands_of_targets() -> None:
     many = ", ".join(f"fox{n}" for n in range(2000))
     says(ValueError, lambda: mask_node(targets=many), "2000 targets", "256", "1 to 3 things")
-    says(ValueError, lambda: mask_node(text=many, targets=""), "2000 targets", "256")
+    assert len(mask_node(text=many, targets="")[1].targets) == 3
 
 
 def test_long_words_are_quoted_in_short() -> None:

@@ -95,6 +95,7 @@ def test_tooltips_name_the_options_as_the_widget_shows_them(language: str, schem
     for node, name, options in (
         ("AsynDM_CrossAttentionMask", "update", ("every step", "fixed")),
         ("AsynDM_CrossAttentionMask", "mask_mode", ("limit", "add", "replace")),
+        ("AsynDM_CrossAttentionMask", "lost_targets", ("stop", "skip")),
         ("AsynDM_TimestepMap", "curve", ("quadratic", "piecewise linear", "exponential", "linear")),
         ("AsynDM_TimestepMap", "mode", ("asynchronous", "concave", "synchronous")),
         ("AsynDM_TimestepMap", "preset", ("paper", "default")),

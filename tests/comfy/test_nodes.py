@@ -33,6 +33,7 @@ PROMISE: dict[str, tuple[str, list[tuple[str, str, bool]], list[tuple[str, str]]
             ("mask_mode", "COMBO", True),
             ("grow", "INT", True),
             ("feather", "FLOAT", True),
+            ("lost_targets", "COMBO", True),
         ],
         [("conditioning", "CONDITIONING"), ("regions", "ASYNDM_REGIONS")],
     ),
@@ -84,6 +85,7 @@ may be added at the end of a list, never changed."""
 CHOICES = {
     ("AsynDM_CrossAttentionMask", "update"): ["every step", "fixed"],
     ("AsynDM_CrossAttentionMask", "mask_mode"): ["limit", "add", "replace"],
+    ("AsynDM_CrossAttentionMask", "lost_targets"): ["stop", "skip"],
     ("AsynDM_TimestepMap", "curve"): ["quadratic", "piecewise linear", "exponential", "linear"],
     ("AsynDM_TimestepMap", "mode"): ["asynchronous", "concave", "synchronous"],
     ("AsynDM_TimestepMap", "preset"): ["default", "paper"],
@@ -154,7 +156,8 @@ def test_what_the_frontend_gets(schemas: dict[str, io.Schema], node_id: str) -> 
     assert list(node.RETURN_TYPES) == [kind for _, kind in PROMISE[node_id][2]]
     assert list(node.RETURN_NAMES) == [name for name, _ in PROMISE[node_id][2]]
     advanced = {i for i in order if (info.get("optional", {}).get(i, (0, {}))[1] or {}).get("advanced")}
-    hidden = {"grow", "feather", "eta", "preview", "preset", "region_denoise", "background_denoise", "known_pixels"}
+    hidden = {"grow", "feather", "lost_targets", "eta", "preview"}
+    hidden |= {"preset", "region_denoise", "background_denoise", "known_pixels"}
     assert advanced == hidden & set(order)
 
 

@@ -7,11 +7,7 @@ import { backgroundDenoise, leftAt, planned, progressLine } from "../../web/lib/
 import * as prompt from "../../web/lib/prompt.mjs";
 
 const golden = JSON.parse(readFileSync(new URL("./golden.json", import.meta.url), "utf8"));
-const lists = {
-  functionWords: new Set(golden.words.function),
-  styleWords: new Set(golden.words.style),
-  placeWords: new Set(golden.words.place),
-};
+const lists = Object.fromEntries(Object.entries(golden.words).map(([name, words]) => [name, new Set(words)]));
 
 test("every schedule is Python's to 1e-6", () => {
   assert.ok(golden.schedules.length > 150);
@@ -56,6 +52,16 @@ test("plain text, words and automatic targets are Python's", () => {
   }
 });
 
+test("targets are found where Python finds them", () => {
+  for (const { prompt: text, target, places } of golden.found) {
+    const plain = prompt.plainText(text);
+    const { owner, lost } = prompt.mark(plain, [{ text: target }]);
+    const inside = (piece) => places.some(([start, end]) => piece.start < end && start < piece.end);
+    assert.deepEqual(owner, prompt.pieces(plain).map((piece) => (inside(piece) ? 0 : -1)), `${target} in ${text}`);
+    assert.deepEqual(lost, [places.length === 0], `${target} in ${text}`);
+  }
+});
+
 test("typed targets are read as Python reads them", () => {
   for (const { typed, targets } of golden.typed) {
     const ours = prompt.parseTargets(typed);
@@ -70,9 +76,10 @@ test("what the server would refuse is marked, not dropped", () => {
 });
 
 test("occurrences, phrases and lost words", () => {
-  const found = prompt.pieces(prompt.plainText("a Red fox and a (red fox:1.2), a red hat"));
+  const plain = prompt.plainText("a Red fox and a (red fox:1.2), a red hat");
+  const found = prompt.pieces(plain);
   const targets = prompt.parseTargets("red fox, red, wolf");
-  const { owner, lost } = prompt.mark(found, targets);
+  const { owner, lost } = prompt.mark(plain, targets);
   assert.deepEqual(owner, [-1, 0, 0, -1, -1, 0, 0, -1, -1, 1, -1]);
   assert.deepEqual(lost, [false, false, true]);
   assert.equal(prompt.phraseBetween(found, 1, 2), "Red fox");

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from asyndm_core import tokens
+from asyndm_core import words
 from asyndm_core.clock import Clock
 from asyndm_core.curves import CURVES
 from asyndm_core.pictures import COLOURS, palette, plain_clock, progress_line
@@ -32,8 +32,38 @@ PROMPTS = (
     "A Rabbit's tea-party; embedding:my_style two cats_and dogs, 4 x 4!",
     "ein großer Bär – 狐 und “mirrors”",
     "a red cat \\(pet\\) & a hat BREAK blue 🦊 moon, cafe\u0301",
+    "score_9, score_8_up, rating_safe, masterpiece, 1girl, tracer \\(overwatch\\), orange_hair, <lora:add_detail:0.8>",
+    "[dog:cat:0.5] in a {red|{blue|green}} house with __animal__ and embedding:glim, 3 moons",
+    "35mm film photo of a standing king wearing a (ring:1.3), ((hat)), (tree:0.7), detailed skin, f/1.8, depth of field",
+    "oil painting, white background",
+    "one of the boats\nbuilding, string (x), ((a) b:1.2) c) (d",
+    "一只兔子在草地上，两个月亮，杰作，最佳质量",
+    "草原の赤い狐、きつねとカメラ 토끼가 뛴다 กระต่าย",
 )
-TYPED = ("", "rabbit, basketball:0.4", " red  fox : .5 ,\nhat:1\n", "a:b, c:0.25:0.5", "tea-party, Rabbit's", "x, y,, z:+1.")
+FOUND = {
+    "1girl, tracer \\(overwatch\\), orange_hair, (tracer \\(overwatch\\):1.2)": (
+        "tracer \\(overwatch\\)", "tracer overwatch", "Tracer (overwatch)", "orange hair", "orange_hair", "hair", "girl",
+        "1girl", "over",
+    ),
+    "a [red fox], 'neon sign', cat! \"red fox\", \"Red\" fox; red, fox (red:1.2) fox": (
+        "red fox", '"red fox"', "cat!", "cat", "neon sign", "!",
+    ),
+    "black-and-white cat, the fox's hat, cafés, embedding:glim, x": (
+        "black", "fox", "fox's", "black-and", "café", "glim", "embedding:glim",
+    ),
+    "一只兔子在草地上，赤いきつね、토끼가 🦊🦊 cat猫": ("兔子", "草地", "きつね", "赤い", "토끼", "🦊", "cat", "猫", "狗"),
+    "": ("fox", "!"),
+}  # fmt: skip
+TYPED = (
+    "",
+    "兔子，草地",
+    "兔子：0.8、月 ： ．５",
+    "rabbit, basketball:0.4",
+    " red  fox : .5 ,\nhat:1\n",
+    "a:b, c:0.25:0.5",
+    "tea-party, Rabbit's",
+    "x, y,, z:+1.",
+)
 
 
 def exact_line(clock: Clock, curve: str, strength: float, denoise: float) -> list[float]:
@@ -108,6 +138,12 @@ def plans() -> list[dict[str, Any]]:
     return result
 
 
+def found(prompt: str, target: str) -> list[list[int]]:
+    """Where a target is in the plain text, counted as JavaScript counts: a character beyond U+FFFF is two."""
+    text = words.plain_text(prompt)
+    return [[len(text[:n].encode("utf-16-le")) // 2 for n in place] for place in words.places(text, target)]
+
+
 def refusals() -> dict[str, Any]:
     """Chains of timestep maps, with what ``make_plan`` says against each ("": nothing), and whether its plan is idle."""
     rabbit = Regions((Target("rabbit"),))
@@ -171,22 +207,23 @@ def golden() -> dict[str, Any]:
         "schedules": schedules(),
         "plans": plans(),
         "colours": {"table": COLOURS, "palette": (palette(28) * 255).tolist()},
-        "words": {
-            "function": sorted(tokens.FUNCTION_WORDS),
-            "style": sorted(tokens.STYLE_WORDS),
-            "place": sorted(tokens.PLACE_WORDS),
-        },
+        "words": words.WORD_LISTS,
         "prompts": [
             {
                 "prompt": prompt,
-                "plain": tokens.plain_text(prompt),
-                "words": tokens.prompt_words(prompt),
-                "phrases": tokens.content_phrases(prompt),
+                "plain": words.plain_text(prompt),
+                "words": words.prompt_words(prompt),
+                "phrases": words.content_phrases(prompt),
             }
             for prompt in PROMPTS
         ],
+        "found": [
+            {"prompt": prompt, "target": target, "places": found(prompt, target)}
+            for prompt, targets in FOUND.items()
+            for target in targets
+        ],
         "typed": [
-            {"typed": typed, "targets": [{"text": t.text, "strength": t.strength} for t in tokens.parse_targets(typed)]}
+            {"typed": typed, "targets": [{"text": t.text, "strength": t.strength} for t in words.parse_targets(typed)]}
             for typed in TYPED
         ],
     }

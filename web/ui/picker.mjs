@@ -41,8 +41,8 @@ export function addPicker(node) {
     const state = JSON.stringify([words, colours, strength, free, skips]);
     if (state === shown) return;
     shown = state;
-    const found = pieces(plainText(words.text ?? ""));
-    now = { ...words, found, colours, strength, free, ...mark(found, words.targets) };
+    const plain = plainText(words.text ?? "");
+    now = { ...words, found: pieces(plain), colours, strength, free, ...mark(plain, words.targets) };
     now.skips = skips;
     if (sliding !== null) {
       fill(sliding.row, now.targets[sliding.index], now);

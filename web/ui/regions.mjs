@@ -27,7 +27,7 @@ export function wordsOf(mask) {
   const painted = origin(app.rootGraph, mask, "mask") !== null;
   const maskMode = value(mask, "mask_mode") ?? "limit";
   const automatic = typed.trim() === "";
-  const found = automatic && text !== undefined ? contentPhrases(text, settings) : [];
+  const found = automatic && text !== undefined ? contentPhrases(text, settings.words) : [];
   const targets = automatic ? found.map((phrase) => ({ text: phrase, strength: null, problem: null })) : parseTargets(typed);
   const missing = automatic || text === undefined ? [] : lostTargets(text, targets);
   return { text, targets, missing, automatic, painted, maskMode, replaced: painted && maskMode === "replace" };

@@ -4,9 +4,7 @@ export const settings = {
   samplers: null, // the names of those that have a formula for every pixel
   colours: [[128, 128, 128]],
   progressColours: Array.from({ length: 256 }, () => [128, 128, 128]),
-  functionWords: new Set(),
-  styleWords: new Set(),
-  placeWords: new Set(),
+  words: Object.fromEntries(["function", "number", "style", "styleNoun", "place", "ingThing"].map((name) => [name, new Set()])),
 };
 
 /** Take the settings from the definition of the node Cross-Attention Mask. */
@@ -16,7 +14,5 @@ export function readSettings(nodeData) {
   settings.samplers = new Set(sent.samplers);
   settings.colours = sent.colours;
   settings.progressColours = sent.progress_colours;
-  settings.functionWords = new Set(sent.function_words);
-  settings.styleWords = new Set(sent.style_words);
-  settings.placeWords = new Set(sent.place_words);
+  settings.words = Object.fromEntries(Object.entries(sent.words).map(([name, words]) => [name, new Set(words)]));
 }
