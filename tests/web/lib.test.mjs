@@ -88,6 +88,23 @@ test("occurrences, phrases and lost words", () => {
   assert.equal(prompt.phraseBetween(found, 10, 5), "a red hat");
 });
 
+test("a drag picks what is between: whole tags, Chinese without spaces, over brackets and quotes", () => {
+  const picked = (text, from, to) => {
+    const plain = prompt.plainText(text);
+    const found = prompt.pieces(plain);
+    const at = (word) => found.findIndex((piece) => piece.text === word);
+    const phrase = prompt.phraseBetween(found, at(from), at(to));
+    assert.deepEqual(prompt.lostTargets(text, prompt.parseTargets(phrase)), []);
+    return phrase;
+  };
+  assert.equal(picked("1girl, orange_hair", "orange_hair", "orange_hair"), "orange_hair");
+  assert.equal(picked("一只兔子在草地上", "兔", "子"), "兔子");
+  assert.equal(picked("赤いきつねとcat 2匹", "赤", "いきつねと"), "赤いきつねと");
+  assert.equal(picked("1girl, tracer \\(overwatch\\), hat", "tracer", "overwatch"), "tracer overwatch");
+  assert.equal(picked("1girl, tracer \\(overwatch\\), hat", "tracer", "hat"), "tracer overwatch");
+  assert.equal(picked('a "red" (fox:1.2)', "red", "fox"), "red fox");
+});
+
 test("targets that a prompt does not contain", () => {
   const targets = prompt.parseTargets("fox, wolf:0.4, red hat, hat");
   const lost = (text) => prompt.lostTargets(text, targets).map((target) => target.text);
