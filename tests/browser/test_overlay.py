@@ -377,6 +377,17 @@ def test_notices_of_apply_stay_until_its_sampler_runs(page: Page) -> None:
     assert notices(page) == []
 
 
+def test_what_the_server_says_of_a_run_is_on_its_node(page: Page) -> None:
+    """Steps too few for a lag; the next run with enough of them takes the line away."""
+    load(page, demo(steps=2))
+    page.run()
+    said = notices(page)
+    assert len(said) == 1 and "2 steps" in said[0]
+    page.set(SAMPLER, "steps", STEPS)
+    page.run()
+    assert notices(page) == []
+
+
 def test_notices_are_shown_without_a_preview_too(page: Page) -> None:
     load(page, demo(preview=False))
     assert not page.element(".asyndm-run").is_displayed()
