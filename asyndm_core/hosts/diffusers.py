@@ -154,7 +154,7 @@ class DiffusersHost:
         self.guidance_scale = guidance_scale
         self.added = (added_uncond, added_cond)
         columns = words if isinstance(words, Tensor) else token_columns(words, cond.shape[1])
-        present = (columns.sum(dim=-2) > 0).float().reshape(-1, columns.shape[-1], 1, 1)
+        present = torch.atleast_2d((columns.sum(dim=-2) > 0).float())[..., None, None]
         self.columns, self._present = columns.to(cond.device), present.to(cond.device)
         self._everywhere = bool(present.all())
         layers = cross_attention_layers(unet)

@@ -70,7 +70,7 @@ def test_it_runs_as_it_is_handed_out(tmp_path: Path) -> None:
         assert server.json("/object_info").keys() >= PAGES
         assert f"/extensions/{ID}/asyndm.js" in server.json("/extensions")
         for page in PAGES:
-            assert server.get(f"/extensions/{ID}/docs/{page}/en.md")
+            assert server.get(f"/extensions/{ID}/docs/{page}.md")
         assert set(server.json("/workflow_templates")[ID]) == {path.stem for path in (ROOT / "workflows").glob("*.json")}
         outputs = server.run(
             {
