@@ -46,7 +46,7 @@ from asyndm_core.pictures import (  # noqa: E402
     schedule_plot,
 )
 from asyndm_core.regions import Region, Regions, TimestepMap  # noqa: E402
-from asyndm_core.tokens import parse_targets  # noqa: E402
+from asyndm_core.words import parse_targets  # noqa: E402
 from demo.__main__ import to_pil  # noqa: E402
 from demo.model import load  # noqa: E402
 from demo.sample import Result, sample_demo  # noqa: E402
