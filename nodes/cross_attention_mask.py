@@ -27,6 +27,8 @@ FOR_THE_SCREEN: dict[str, Any] = {
 
 LOST_TARGETS = ("stop", "skip")
 
+log = logging.getLogger("asyndm")
+
 
 class CrossAttentionMask(io.ComfyNode):
     """Encodes the prompt, finds the target words in it, and describes their regions."""
@@ -187,7 +189,7 @@ class CrossAttentionMask(io.ComfyNode):
                 conditioning = annotate_given(given, clip, text, annotation)
             shown = _shown(words, lost, automatic=not targets.strip())
             if lost:
-                logging.warning("AsynDM: %s", shown)
+                log.warning("AsynDM: %s", shown)
         regions = Regions(words, threshold, update, mask, mask_mode, grow, feather)
         picker = {"text": text, "targets": targets}
         return io.NodeOutput(conditioning, regions, ui={**ui.PreviewText(shown).as_dict(), "asyndm": [picker]})
