@@ -25,8 +25,8 @@ class Apply(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Makes every sampler that is given this model sample asynchronously: KSampler, SamplerCustomAdvanced, "
-                "and the samplers of other packs. Place it last before the sampler. The sampler's positive must come "
-                "from the Cross-Attention Mask. Bypass this node for the ordinary sampler."
+                "and nodes of other packs that use ComfyUI's samplers. Place it last before the sampler. The sampler's "
+                "positive must come from the Cross-Attention Mask. Bypass this node for the ordinary sampler."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="The model to sample. It is not changed: a patched copy comes out."),
