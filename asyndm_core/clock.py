@@ -94,20 +94,23 @@ class Clock:
         return self.steps - 1 - (state - self.track.end) / self.track.unit
 
     def sigma(self, state: Tensor, step: int) -> Tensor:
-        """The noise levels of the states at ``step``: exact at the table's entries, else on the model's grid.
+        """The noise levels of the states at ``step``, see ``level``."""
+        if step >= self.steps:
+            return self.sigmas[-1].expand_as(state)
+        return self.level(self.progress(state, step).clamp(0, self.steps - 1))
+
+    def level(self, q: Tensor) -> Tensor:
+        """The noise levels of progress q (any shape, in [0, N]): exact at the table's entries, else on the model's grid.
 
         Between two entries it is linear in the timestep, snapped to the grid, and kept between the two entries' sigmas
         (an entry need not lie on the grid), so sigma never rises while progress does.
         """
-        if step >= self.steps:
-            return self.sigmas[-1].expand_as(state)
-        q = self.progress(state, step).clamp(0, self.steps - 1)
-        low = q.floor().long()
+        low = q.floor().clamp(max=self.steps - 1).long()
         share = q - low
         upper, lower = self.sigmas[low], self.sigmas[low + 1]
         position = torch.lerp(self.positions[low], self.positions[low + 1], share)
         between = torch.maximum(torch.minimum(self.grid.at(position), upper), lower)
-        return torch.where(share == 0, upper, between)
+        return torch.where(share == 0, upper, torch.where(share == 1, lower, between))
 
 
 @dataclass(frozen=True)

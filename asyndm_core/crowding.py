@@ -13,17 +13,19 @@ from .transfer import Transfer
 
 ROOM = 0.1
 """The share of the pixels below which nothing can be said to run ahead."""
+ROUNDING = 0.001
+"""Steps by which rounding may put a pixel before the background."""
 LEAST = 3
 """Steps without room that count as several. In long runs it is a quarter of them."""
 
 
-def ahead(regions: Sequence[Region], snapshot: Snapshot, steps: int) -> Tensor:
-    """The share (B,) of the pixels that no lagging region holds back: the background, and what is kept clean."""
+def ahead(regions: Sequence[Region], snapshot: Snapshot) -> Tensor:
+    """The share (B,) of the pixels that no lagging region holds back: the background, and known pixels that run ahead."""
     held = torch.zeros_like(snapshot.owner, dtype=torch.bool)
     for index, region in enumerate(regions):
         if region.strength > 0 and region.curve != "linear":
             held |= snapshot.owner == index
-    held &= snapshot.progress < steps
+    held &= snapshot.progress <= snapshot.step + ROUNDING
     return 1 - held.float().mean(dim=(-2, -1))
 
 
@@ -37,7 +39,7 @@ class Crowding:
     """
 
     def __init__(self, plan: Plan, steps: int, tell: Callable[[float], None]) -> None:
-        self._regions, self._steps, self._tell = plan.regions, steps, tell
+        self._regions, self._tell = plan.regions, tell
         self._several = max(min(LEAST, steps - 1), -(-steps // 4))
         self._under_way: list[Transfer] = []
         self._crowded: Tensor | int = 0
@@ -47,7 +49,7 @@ class Crowding:
     def __call__(self, snapshot: Snapshot) -> None:
         """Take in one step."""
         if snapshot.step > 0 and not self._told:
-            self._under_way.append(Transfer(ahead(self._regions, snapshot, self._steps)))
+            self._under_way.append(Transfer(ahead(self._regions, snapshot)))
         while self._under_way and self._under_way[0].ready:
             self._read()
 

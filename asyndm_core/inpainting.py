@@ -8,21 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from .attention import Attention
 from .embedding import Groups
-from .run import Host
 from .samplers import NoiseLaw, Prediction
+
+if TYPE_CHECKING:
+    from .run import Host
 
 DRAWN = 0.01
 """A pixel is known where less of it is drawn; rounding and compression leave that much of black in a mask."""
 
 
-def known(mask: Tensor) -> Tensor:
-    """The known pixels (B, H, W), true or false, of a mask (B, C or 1, H, W) in [0, 1]."""
-    return (mask < DRAWN).all(dim=1)
+def drawn(mask: Tensor) -> Tensor:
+    """How much of each pixel (B, H, W) a mask (B, C or 1, H, W) in [0, 1] draws: 0 where the pixel is known."""
+    most = mask.amax(dim=1)
+    return most.masked_fill(most < DRAWN, 0.0)
 
 
 def blend(drawn: Tensor, given: Tensor, mask: Tensor) -> Tensor:
@@ -54,6 +59,39 @@ class InpaintingHost:
         seen = blend(x, self.noised(sigma), self.mask)
         prediction = self.host.denoise(seen, sigma, reference, watch, groups)
         return prediction._replace(denoised=blend(prediction.denoised, self.latent, self.mask))
+
+    def attention(self) -> Attention | None:
+        """See ``run.Host``."""
+        return self.host.attention()
+
+    def acts(self, reference: Tensor) -> Tensor | None:
+        """See ``run.Host``."""
+        return self.host.acts(reference)
+
+
+@dataclass(frozen=True)
+class HoldingHost:
+    """A host that keeps every pixel as it is given until its own denoise begins. Implements ``run.Host``.
+
+    latent: given (B, C, H, W). until: (B, 1, H, W), the sigma that each pixel is drawn from.
+    """
+
+    host: Host
+    latent: Tensor
+    until: Tensor
+
+    @property
+    def law(self) -> NoiseLaw:
+        """The model's."""
+        return self.host.law
+
+    def denoise(
+        self, x: Tensor, sigma: Tensor, reference: Tensor | None = None, watch: bool = False, groups: Groups | None = None
+    ) -> Prediction:
+        """See ``run.Host``."""
+        said, held = self.host.denoise(x, sigma, reference, watch, groups), sigma > self.until
+        uncond = None if said.uncond is None else torch.where(held, self.latent, said.uncond)
+        return Prediction(torch.where(held, self.latent, said.denoised), uncond)
 
     def attention(self) -> Attention | None:
         """See ``run.Host``."""

@@ -23,7 +23,9 @@ MASK_MODES = ("limit", "add", "replace")
 UPDATES = ("every step", "fixed")
 MODES = ("asynchronous", "concave", "synchronous")
 PRESETS = ("default", "paper")
-KNOWN_PIXELS = ("noised", "clean")
+KNOWN_PIXELS = ("noised", "clean", "ahead")
+LEAD = 0.2
+"""How far known pixels run ahead unless told otherwise, as a share of the schedule."""
 MOST_GROW, MOST_FEATHER = 64, 64
 """Latent pixels, at most."""
 SWITCH_OFF = (
@@ -82,7 +84,8 @@ class TimestepMap:
     region_denoise, background_denoise: how much of the given latents the regions and the rest replace, in [0, 1]: each
     starts where a run of that denoise would. 0 keeps its pixels as they are.
     known_pixels: what the model is shown of the pixels that an inpainting mask keeps: "noised" to the background's level,
-    or "clean" as they are, at sigma 0.
+    "clean" as they are, at sigma 0, or "ahead" at the level that the background has ``lead`` later, a share of the
+    schedule in [0, 1]. What a denoise below the greatest keeps of the given latents runs ahead too.
     """
 
     regions: Regions
@@ -94,6 +97,7 @@ class TimestepMap:
     region_denoise: float = 1.0
     background_denoise: float = 1.0
     known_pixels: str = "noised"
+    lead: float = LEAD
 
     def __post_init__(self) -> None:
         """ValueError for what is none of the choices."""
@@ -102,7 +106,7 @@ class TimestepMap:
         check_choice(self.mode, MODES, f"mode {node}")
         check_choice(self.preset, PRESETS, f"preset {node}")
         check_choice(self.known_pixels, KNOWN_PIXELS, f"known_pixels {node}")
-        check_choice(self.known_pixels, KNOWN_PIXELS, f"known_pixels {node}")
+        check_number(self.lead, 0, 1, f"lead {node}")
 
     @property
     def chain(self) -> list[TimestepMap]:
@@ -154,7 +158,8 @@ class Plan:
     """All regions of a run, first listed first, and how they are read from attention.
 
     background_denoise, and the regions' denoise, are shares of the run's own denoise: 1 starts with the scheduler's
-    table, 0 is never changed. clean: known pixels of an inpainting mask are shown to the model as they are.
+    table, 0 is never changed. clean: known pixels of an inpainting mask are shown to the model as they are. lead: the share
+    of the schedule by which known pixels, and what a denoise below 1 keeps, run ahead of the background; 0: they do not.
     """
 
     regions: tuple[Region, ...] = ()
@@ -162,6 +167,7 @@ class Plan:
     paper: bool = False
     background_denoise: float = 1.0
     clean: bool = False
+    lead: float = 0.0
     words: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -186,7 +192,7 @@ class Plan:
 
     @property
     def idle(self) -> bool:
-        """Whether the plan asks for nothing but stock sampling, where no pixels are known and ``clean``."""
+        """Whether the plan asks for nothing but stock sampling, where no pixels are known and ``clean`` or ahead."""
         return self.level and not self.lags
 
     @property
@@ -259,6 +265,7 @@ def make_plan(timestep_map: TimestepMap, height: int, width: int) -> Plan:
     for what, values in (
         ("preset", {layer.preset for layer in layers}),
         ("known_pixels", {layer.known_pixels for layer in layers}),
+        ("lead", {f"{layer.lead:g}" for layer in layers if layer.known_pixels == "ahead"}),
         ("update", updates),
         ("background_denoise", {f"{layer.background_denoise:g}" for layer in asynchronous}),
     ):
@@ -271,12 +278,13 @@ def make_plan(timestep_map: TimestepMap, height: int, width: int) -> Plan:
     regions = tuple(region for layer in layers for region in _regions_of(layer, height, width, whole))
     background = _share(asynchronous[0].background_denoise, whole) if asynchronous else 1.0
     fixed = "fixed" in updates
-    clean = layers[0].known_pixels == "clean" and any(layer.mode != "synchronous" for layer in layers)
-    plan = Plan(regions, fixed, layers[0].preset == "paper", background, clean)
-    if plan.paper and plan.clean:
+    known = layers[0].known_pixels if any(layer.mode != "synchronous" for layer in layers) else "noised"
+    lead = layers[0].lead if known == "ahead" else 0.0
+    plan = Plan(regions, fixed, layers[0].preset == "paper", background, known == "clean", lead)
+    if plan.paper and (plan.clean or plan.lead):
         raise ValueError(
-            "The paper preset knows nothing of clean pixels: set known_pixels of Asynchronous Timestep Map to noised, or the "
-            "preset to default."
+            "The paper preset knows nothing of clean pixels, nor of pixels ahead: set known_pixels of Asynchronous Timestep "
+            "Map to noised, or the preset to default."
         )
     if plan.paper and not plan.level:
         raise ValueError(

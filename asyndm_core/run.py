@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -12,14 +12,18 @@ from torch import Tensor
 from .attention import Attention, AttentionSum, nothing_seen
 from .clock import Clock
 from .embedding import Groups, grouped
-from .regions import Ownership, Plan, assign, denoise_map, first_assignment, synchronous, weights
+from .inpainting import HoldingHost
+from .regions import Ownership, Plan, Region, assign, denoise_map, first_assignment, synchronous, weights
 from .samplers import Noise, NoiseLaw, Prediction, Sampler, Step
 
 
 class Host(Protocol):
     """What a framework supplies: its model, with classifier-free guidance, at a map of noise levels."""
 
-    law: NoiseLaw
+    @property
+    def law(self) -> NoiseLaw:
+        """How the model mixes signal and noise."""
+        ...
 
     def denoise(
         self, x: Tensor, sigma: Tensor, reference: Tensor | None = None, watch: bool = False, groups: Groups | None = None
@@ -74,34 +78,75 @@ def move(clock: Clock, plan: Plan, state: Tensor, step: int, owned: Ownership) -
     return moved
 
 
+class Lead(NamedTuple):
+    """Pixels that run ahead of the background, all or a part of the way.
+
+    share (B, H, W) in [0, 1]: 1 - how much of the pixel is drawn. known: progress of a pixel of share 1 at steps 0 to N.
+    until (B, 1, H, W): the sigma that each pixel is drawn from, see ``HoldingHost``; None: all from the start.
+    """
+
+    share: Tensor
+    known: Sequence[float]
+    until: Tensor | None = None
+
+
 class Now(NamedTuple):
     """Where a run stands before a step: the states (B, H, W), their sigmas (B, 1, H, W), and who owns each pixel.
 
     kept (B, H, W): pixels that are clean from the start and never change, at sigma 0 and progress N; None: there are none.
+    lead: None where nothing runs ahead.
     """
 
     state: Tensor
     sigma: Tensor
     owned: Ownership
     kept: Tensor | None = None
+    lead: Lead | None = None
+
+    def at(self, clock: Clock, state: Tensor, step: int) -> Now:
+        """The same run at ``step``, where its states are ``state``."""
+        return self._replace(state=state, sigma=levels(clock, state, step, self.kept, self.lead))
 
 
-def levels(clock: Clock, state: Tensor, step: int, kept: Tensor | None) -> Tensor:
+def progress(clock: Clock, state: Tensor, step: int, kept: Tensor | None, lead: Lead | None) -> Tensor:
+    """q (B, H, W) of the states at ``step``: N where pixels are kept; pixels that lead are between their own and ``known``."""
+    q = clock.progress(state, step)
+    if lead is not None:
+        q = q * (1 - lead.share) + lead.known[step] * lead.share
+    return q if kept is None else q.masked_fill(kept, float(clock.steps))
+
+
+def levels(clock: Clock, state: Tensor, step: int, kept: Tensor | None, lead: Lead | None = None) -> Tensor:
     """The sigmas (B, 1, H, W) of the states at ``step``; 0 where pixels are kept."""
+    if lead is not None:
+        return clock.level(progress(clock, state, step, kept, lead))[:, None]
     sigma = clock.sigma(state, step)[:, None]
     return sigma if kept is None else sigma.masked_fill(kept[:, None], 0.0)
 
 
+Ahead = Callable[[Clock, Plan], Sequence[float]]
+"""What ``known_progress`` does: the progress of a known pixel at steps 0 to N, never falling, N at the end."""
+
+
+def known_progress(clock: Clock, plan: Plan) -> list[float]:
+    """Known pixels lead the background of each step by the plan's share of the schedule, never past the end."""
+    region, steps = plan.uniform, clock.steps
+    background = [float(step) for step in range(steps + 1)]
+    if region is not None:
+        background = [float(clock.progress(state, step)) for step, state in enumerate(_alone(clock, region))] + [float(steps)]
+    return [min(q + plan.lead * steps, steps) for q in background]
+
+
 def start(
     clock: Clock, plan: Plan, shape: tuple[int, int, int], attention: Attention | None = None,
-    last_word: str | None = None, kept: Tensor | None = None, acts: Tensor | None = None,
+    last_word: str | None = None, drawn: Tensor | None = None, ahead: Ahead = known_progress, acts: Tensor | None = None,
 ) -> Now:  # fmt: skip
     """The start of a run on latents of ``shape`` (B, H, W).
 
     attention: fixed attention of an earlier pass, or None. last_word: the target whose token comes last in the prompt
-    (the paper preset begins with its region). kept (B, H, W): pixels to keep whatever the plan says of them, or None.
-    acts: where the words act in the first step, see ``Host``. Regions found in an earlier pass start at their denoise also
-    where their word joins later.
+    (the paper preset begins with its region). drawn (B, H, W): how much of each pixel an inpainting mask draws, 0 where it
+    is known; or None. ahead: experiments give their own. acts: where the words act in the first step, see ``Host``. Regions
+    found in an earlier pass start at their denoise also where their word joins later.
     """
     device = clock.sigmas.device
     if attention is None:
@@ -109,6 +154,13 @@ def start(
     else:
         found = assign(plan, weights(plan, attention, shape, device))
         owned = assign(plan, found.weights, acts)
+    kept = drawn == 0 if plan.clean and drawn is not None else None
+    if plan.lead and not (plan.level and drawn is None):
+        denoise, state = denoise_map(plan, found), clock.start(shape)
+        until = None if plan.level else levels(clock, clock.start_at(denoise), 0, denoise == 0)
+        share = 1 - (denoise if drawn is None else denoise * drawn)
+        lead = Lead(share, ahead(clock.to(torch.device("cpu")), plan), until)
+        return Now(state, levels(clock, state, 0, None, lead), owned, lead=lead)
     if not plan.level:
         denoise = denoise_map(plan, found)
         state, unchanged = clock.start_at(denoise), denoise == 0
@@ -120,6 +172,16 @@ def start(
     return Now(state, levels(clock, state, 0, kept), owned, kept)
 
 
+def _alone(clock: Clock, region: Region) -> list[Tensor]:
+    """The state at steps 0 to N - 1 of a pixel that is in one region all along."""
+    state, states = clock.start(()), []
+    for step in range(clock.anchor, clock.steps):
+        if step >= 0:
+            states.append(state)
+        state = clock.advance(state, step, region.curve, region.strength)
+    return states
+
+
 def noise_table(clock: Clock, plan: Plan) -> Tensor:
     """The sigmas of the noise clock, (N + 1,): what a noise source that answers by interval is asked for.
 
@@ -129,12 +191,7 @@ def noise_table(clock: Clock, plan: Plan) -> Tensor:
     region = plan.uniform
     if region is None:
         return clock.sigmas
-    state = clock.start(())
-    table = []
-    for step in range(clock.anchor, clock.steps):
-        if step >= 0:
-            table.append(clock.sigma(state, step))
-        state = clock.advance(state, step, region.curve, region.strength)
+    table = [clock.sigma(state, step) for step, state in enumerate(_alone(clock, region))]
     return torch.stack([*table, clock.sigmas[-1]])
 
 
@@ -168,10 +225,8 @@ def _report(
     x: Tensor, denoised: Tensor, attention: Attention | None,
 ) -> None:  # fmt: skip
     if on_step is not None:
-        progress = clock.progress(now.state, step)
-        if now.kept is not None:
-            progress = progress.masked_fill(now.kept, float(clock.steps))
-        on_step(Snapshot(step, x, denoised, now.sigma, progress, now.owned.owner, attention))
+        q = progress(clock, now.state, step, now.kept, now.lead)
+        on_step(Snapshot(step, x, denoised, now.sigma, q, now.owned.owner, attention))
 
 
 def sample(
@@ -207,23 +262,22 @@ def sample(
         before, acts = acts, host.acts(noise_sigmas[step]) if plan.words else None
         if step > 0 and (watch or acts is not before):
             now = now._replace(owned=assign(plan, found, acts))
-        state_next = move(clock, plan, now.state, step, now.owned)
-        sigma_next = levels(clock, state_next, step + 1, now.kept)
-        groups_next = grouped(sigma_next[:, 0].to(x.dtype))
+        following = now.at(clock, move(clock, plan, now.state, step, now.owned), step + 1)
+        groups_next = grouped(following.sigma[:, 0].to(x.dtype))
         within = groups.split(groups_next) if sampler.looks_ahead else None
         report = partial(_report, on_step, clock, step, now)
         model = _Evaluations(host, noise_sigmas[step], watch, report, groups, within)
         this_step = Step(
             index=step,
             sigma=now.sigma.to(x.dtype),
-            sigma_next=sigma_next.to(x.dtype),
+            sigma_next=following.sigma.to(x.dtype),
             clock=(noise_sigmas[step], noise_sigmas[step + 1]),
             ends_clean=ends_clean and step + 1 == clock.steps,
         )
         x = sampler.step(model, x, this_step, history, noise, host.law)
         if watch:
             found = weigh(plan, model.attention or nothing_seen(len(plan.words), x.device), shape, x.device)
-        now, groups = Now(state_next, sigma_next, now.owned, now.kept), groups_next
+        now, groups = following, groups_next
     return x
 
 
@@ -257,14 +311,15 @@ def generate(
     last_word: str | None = None,
     on_step: Callable[[Snapshot], None] | None = None,
     weigh: Weigh = weights,
-    kept: Tensor | None = None,
+    drawn: Tensor | None = None,
+    ahead: Ahead = known_progress,
 ) -> Tensor:
     """A whole run on latents of ``shape`` (B, H, W). Where regions must be known before it, their words are looked for first.
 
     Fixed regions: in a synchronous pass. Regions with a denoise of their own: in the given latents, which they are to
     change or to keep. noised: sigmas (B, 1, H, W) -> the given latents at them. noise: a fresh source of noise for each
-    pass, from the same seed. See ``start`` and ``sample`` for the rest. Pixels that were kept end as the given latents at
-    the table's last sigma, as all others.
+    pass, from the same seed. See ``start`` and ``sample`` for the rest. Pixels that were kept, and known ones that ran ahead,
+    end as the given latents at the table's last sigma, as all others.
     """
     plan = plan.to(clock.sigmas.device)
     attention = None
@@ -277,13 +332,16 @@ def generate(
             if snapshot.attention is not None:
                 mean.add(snapshot.attention)
 
-        begin = start(clock, even, shape, kept=kept)
+        begin = start(clock, even, shape, drawn=drawn, ahead=ahead)
         sample(host, noised(begin.sigma), begin, clock, even, sampler, noise(even), keep)
         attention = mean.mean()
     acts = host.acts(clock.sigmas[0].cpu()) if plan.words else None
-    begin = start(clock, plan, shape, attention, last_word, kept, acts)
+    begin = start(clock, plan, shape, attention, last_word, drawn, ahead, acts)
     x, fixed = noised(begin.sigma), plan.fixed and attention is not None
+    if begin.lead is not None and begin.lead.until is not None:
+        host = HoldingHost(host, noised(torch.zeros_like(begin.sigma)), begin.lead.until)
     x = sample(host, x, begin, clock, plan, sampler, noise(plan), on_step, fixed, weigh)
-    if begin.kept is None:
+    unchanged = begin.kept if begin.lead is None else begin.lead.share == 1
+    if unchanged is None:
         return x
-    return torch.where(begin.kept[:, None], noised(clock.sigmas[-1].expand(shape)[:, None]), x)
+    return torch.where(unchanged[:, None], noised(clock.sigmas[-1].expand(shape)[:, None]), x)

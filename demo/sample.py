@@ -12,10 +12,10 @@ from torch import Tensor
 
 from asyndm_core.attention import token_columns
 from asyndm_core.hosts.diffusers import DiffusersHost, make_clock, sigma_of_alphas
-from asyndm_core.inpainting import InpaintingHost, known
+from asyndm_core.inpainting import InpaintingHost, drawn
 from asyndm_core.record import RunRecord
 from asyndm_core.regions import Plan, Target, TimestepMap, check_strength, make_plan, weights
-from asyndm_core.run import Host, Snapshot, Weigh, generate
+from asyndm_core.run import Ahead, Host, Snapshot, Weigh, generate, known_progress
 from asyndm_core.samplers import SAMPLERS, Noise, Sampler, UnsupportedSampler, find_sampler
 from asyndm_core.tokens import Piece, find_word, unknown_word
 from asyndm_core.words import content_phrases, parse_targets
@@ -128,12 +128,12 @@ def check(settings: Settings, timestep_map: TimestepMap) -> None:
 def sample_plan(
     model: DemoModel, prompts: Sequence[str], columns: Tensor, plan: Plan, seeds: Sequence[int], settings: Settings,
     last_word: str | None = None, on_step: Callable[[Snapshot], None] | None = None, weigh: Weigh = weights,
-    factor: int | None = None, inpaint: Inpaint | None = None,
+    factor: int | None = None, inpaint: Inpaint | None = None, ahead: Ahead = known_progress,
 ) -> Tensor:  # fmt: skip
     """The latents (B, 12, h, w) of one picture for each seed. The same seed gives the same picture in every batch.
 
     prompts: one for all seeds, or one for each. columns: (tokens, words) or (B, tokens, words) of the plan's words.
-    last_word: see ``run.start``. weigh: see ``run.sample``.
+    last_word, ahead: see ``run.start``. weigh: see ``run.sample``.
     factor: see ``DiffusersHost``. inpaint: pictures to draw a part of anew, or None.
     """
     height, width = settings.height // FACTOR, settings.width // FACTOR
@@ -151,16 +151,16 @@ def sample_plan(
         return lambda sigma, sigma_next: next(drawn)
 
     def noised(sigma: Tensor) -> Tensor:
-        drawn = x * (1 + sigma**2).sqrt()
-        return drawn if inpaint is None else torch.where(sigma > 0, drawn, inpaint.latents)
+        whole = x * (1 + sigma**2).sqrt()
+        return whole if inpaint is None else torch.where(sigma < clock.sigmas[0], inpaint.latents + sigma * x, whole)
 
-    kept = None
+    share = None
     if inpaint is not None:
         host = InpaintingHost(host, inpaint.latents, inpaint.mask, lambda sigma: inpaint.latents + sigma * x)
-        kept = known(inpaint.mask) if plan.clean else None
+        share = drawn(inpaint.mask)
     shape_of_map = (len(seeds), height, width)
     latents = generate(
-        host, clock, plan, shape_of_map, settings.made_sampler(), noised, noise, last_word, on_step, weigh, kept
+        host, clock, plan, shape_of_map, settings.made_sampler(), noised, noise, last_word, on_step, weigh, share, ahead
     )  # fmt: skip
     return latents / (1 + last**2) ** 0.5
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..asyndm_core.crowding import Crowding
-from ..asyndm_core.inpainting import known
+from ..asyndm_core.inpainting import drawn
 from ..asyndm_core.regions import Plan, Region, TimestepMap, make_plan
 from ..asyndm_core.run import Snapshot, generate, noise_table
 from ..asyndm_core.samplers import Noise, Sampler
@@ -107,8 +107,8 @@ def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
             if timestep_map.denoise == 0:
                 return torch.zeros_like(noise) if latent_image is None else latent_image
             sigmas = sigmas[-1 - max(1, round((len(sigmas) - 1) * timestep_map.denoise)) :]
-        kept = _kept(plan, noise, denoise_mask, say)
-        idle = (options.shortcut and plan.idle and kept is None and not options.eta) or len(sigmas) < 2
+        share = _drawn(plan, noise, denoise_mask, say)
+        idle = (options.shortcut and plan.idle and share is None and not options.eta) or len(sigmas) < 2
         words = plan.words
         if idle:
             words = _known_words(guider, timestep_map.words) if options.on_step is not None else ()
@@ -124,7 +124,7 @@ def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
                 return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar, **kwargs)
             sampler = sampler_of(executor.class_obj, options.eta, say, for_all)
             run = _Run(
-                executor.class_obj, sampler, guider, sigmas, extra_args, noise, latent_image, denoise_mask, kept, plan, say
+                executor.class_obj, sampler, guider, sigmas, extra_args, noise, latent_image, denoise_mask, share, plan, say
             )  # fmt: skip
             return run.sample(callback, disable_pbar, on_step)
 
@@ -137,17 +137,17 @@ def _crowding(plan: Plan, steps: int, say: Notices) -> Crowding | None:
     return Crowding(plan, steps, partial(say_of_crowding, say)) if plan.lags and not everywhere and steps > 2 else None
 
 
-def _kept(plan: Plan, noise: Tensor, denoise_mask: Tensor | None, say: Notices) -> Tensor | None:
-    """The pixels (B, H, W) that the model is to see clean all along; None where nothing asks for it, or nothing can be."""
-    if denoise_mask is None or not plan.clean or noise.ndim != 4:
+def _drawn(plan: Plan, noise: Tensor, denoise_mask: Tensor | None, say: Notices) -> Tensor | None:
+    """How much of each pixel (B, H, W) is drawn, where the model is to see known ones clean or ahead; None: they are noised."""
+    if denoise_mask is None or not (plan.clean or plan.lead) or noise.ndim != 4:
         return None
     if not torch.count_nonzero(noise):
         say(
-            "known_pixels is clean, but the sampler adds no noise (add_noise is disabled): its latents come noisy, the known "
-            "pixels too. They are taken as noised."
+            f"known_pixels is {'clean' if plan.clean else 'ahead'}, but the sampler adds no noise (add_noise is disabled): its "
+            "latents come noisy, the known pixels too. They are taken as noised."
         )
         return None
-    return known(denoise_mask)
+    return drawn(denoise_mask)
 
 
 @contextmanager
@@ -225,7 +225,7 @@ class _Run:
 
     def __init__(
         self, ksampler: Any, sampler: Sampler, guider: Any, sigmas: Tensor, extra_args: dict, noise: Tensor,
-        latent: Tensor | None, denoise_mask: Tensor | None, kept: Tensor | None, plan: Plan, say: Notices,
+        latent: Tensor | None, denoise_mask: Tensor | None, share: Tensor | None, plan: Plan, say: Notices,
     ) -> None:  # fmt: skip
         check_guider(guider)
         check_model(guider.inner_model, noise)
@@ -237,7 +237,7 @@ class _Run:
         if self.authors_end:
             sigmas = torch.cat([sigmas[:-1], guider.inner_model.model_sampling.sigmas[:1].to(sigmas)])
         noise = noise.float()  # before 0.33, ComfyUI samples latents in whatever type they come: too coarse for maps of sigmas
-        self.ksampler, self.plan, self.sigmas, self.noise, self.kept = ksampler, plan, sigmas, noise, kept
+        self.ksampler, self.plan, self.sigmas, self.noise, self.share = ksampler, plan, sigmas, noise, share
         self.latent = torch.zeros_like(noise) if latent is None else latent.float()
         if not plan.level and not torch.count_nonzero(self.latent):
             say(
@@ -269,7 +269,7 @@ class _Run:
 
             samples = generate(
                 self.host, self.clock, self.plan, shape, self.sampler, self._noised, self._noise_source, self.last_word,
-                report, kept=self.kept,
+                report, drawn=self.share,
             )  # fmt: skip
         if self.authors_end:
             return samples / (1 + self.sigmas[-1] ** 2).sqrt()
@@ -284,7 +284,7 @@ class _Run:
             empty = not torch.count_nonzero(self.latent)
             return self.host.noised(self.noise, self.latent, sigma, max_denoise=empty)
         whole = self.host.sampling.noise_scaling(self.sigmas[0], self.noise, self.latent, self.max_denoise)
-        if self.plan.level and self.kept is None:
+        if self.plan.level and self.share is None:
             return whole
         return torch.where(sigma < self.sigmas[0], self.host.noised(self.noise, self.latent, sigma), whole)
 

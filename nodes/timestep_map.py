@@ -7,7 +7,17 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..asyndm_core.curves import CURVES
-from ..asyndm_core.regions import KNOWN_PIXELS, MODES, PRESETS, Regions, TimestepMap, check_number, check_strength, make_plan
+from ..asyndm_core.regions import (
+    KNOWN_PIXELS,
+    LEAD,
+    MODES,
+    PRESETS,
+    Regions,
+    TimestepMap,
+    check_number,
+    check_strength,
+    make_plan,
+)
 from .types import ADVANCED, CATEGORY, RegionsSocket, TimestepMapSocket, check_socket
 
 ANY_LATENT = (8, 8)
@@ -106,9 +116,21 @@ class TimestepMapNode(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "For inpainting: how the model is shown the pixels that the latent noise mask keeps. noised: as noisy "
-                        "as the background, as the ordinary sampler does; to draw a thing into the hole. clean: as they are, "
-                        "without noise, so the hole is filled in sight of a finished picture; to remove a thing."
+                        "as the background, as the ordinary sampler does. ahead: less noisy than that by lead, so the hole "
+                        "is drawn in sight of clearer surroundings. clean: as they are, without noise; only to remove a thing."
                     ),
+                    **ADVANCED,
+                ),
+                share_input(
+                    "lead",
+                    LEAD,
+                    tooltip=(
+                        "For known_pixels ahead: how far the known pixels run ahead of the background, as a share of the "
+                        "schedule (0.2 of 20 steps are 4 steps). So does what region_denoise or background_denoise keeps. 0 is "
+                        "noised, exactly; higher fits the hole in better and draws new things into it less often; 1 is clean. "
+                        "Good range 0.1-0.4."
+                    ),
+                    optional=True,
                     **ADVANCED,
                 ),
             ],
@@ -127,6 +149,7 @@ class TimestepMapNode(io.ComfyNode):
         region_denoise: float = 1.0,
         background_denoise: float = 1.0,
         known_pixels: str = KNOWN_PIXELS[0],
+        lead: float = LEAD,
     ) -> io.NodeOutput:
         """Put regions, curve and strength together, and tell the plot on the node."""
         check_socket(regions, Regions, "regions", "Asynchronous Timestep Map")
@@ -136,7 +159,7 @@ class TimestepMapNode(io.ComfyNode):
         for name, denoise in (("region_denoise", region_denoise), ("background_denoise", background_denoise)):
             check_number(denoise, 0, 1, f"{name} of Asynchronous Timestep Map")
         timestep_map = TimestepMap(
-            regions, curve, strength, mode, preset, previous, region_denoise, background_denoise, known_pixels
+            regions, curve, strength, mode, preset, previous, region_denoise, background_denoise, known_pixels, lead
         )
         make_plan(timestep_map, *ANY_LATENT)
         schedule = {"curve": curve, "strength": strength, "mode": mode, "preset": preset}

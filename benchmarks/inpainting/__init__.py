@@ -1,1 +1,1 @@
-"""Which is better for inpainting: known pixels shown to the model noised, or clean?"""
+"""Which is better for inpainting: known pixels shown to the model noised, clean, or ahead?"""

@@ -1,10 +1,12 @@
-"""Which is better for inpainting: known pixels shown to the model noised (ComfyUI's way), or clean?
+"""Which is better for inpainting: known pixels shown to the model noised (ComfyUI's way), clean, or ahead?
 
-    python -m benchmarks.inpainting                      # 2 x 240 pictures an arm, about 15 minutes on two cores
+    python -m benchmarks.inpainting                      # 2 x 240 pictures an arm, about 25 minutes on two cores
+    python -m benchmarks.inpainting --pictures 480 --seed 91 --first-seed 91000 --arms "synchronous, ahead 0.2" --out OUT
 
 Drawings of the demo world with a hole where one of their things stands. Task "replace": the prompt names another thing
 there. Task "remove": it names only what is left. Every arm draws the same cases from the same seeds; differences are
-paired. Pictures are kept in OUT/pictures, so that a second call only measures them; --arms samples some only.
+paired. Pictures are kept in OUT/pictures, so that a second call only measures them; --arms samples some only. --steps,
+--cfg, --sampler and --eta hold for all arms.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from asyndm_core.regions import Regions, Target, TimestepMap, make_plan
 from demo.config import FACTOR, MAX_TOKENS
 from demo.evaluate import to_pixels
 from demo.model import DemoModel, load
-from demo.sample import Inpaint, Settings, decode, sample_plan, token_positions
+from demo.sample import SAMPLER_NAMES, Inpaint, Settings, decode, sample_plan, token_positions
 from demo.scorer import score
 
 from ..alignment.report import compare
@@ -36,7 +38,6 @@ from .cases import TASKS, Case, choose_cases, edge_error, right_in_hole, ring_er
 RESULTS = Path(__file__).parent / "results"
 FIRST_SEED = 20_000
 BATCH = 30
-SETTINGS = Settings()
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class Arm:
     painted: bool = False
 
 
+LEADS = (0.1, 0.2, 0.3)
+"""Shares of the schedule."""
+
+
 def _arms() -> tuple[Arm, ...]:
     word = TimestepMap(Regions((Target("the thing"),)))
     ways = (
@@ -55,12 +60,16 @@ def _arms() -> tuple[Arm, ...]:
         Arm("asynchronous", word),
         Arm("asynchronous, the hole painted", word, painted=True),
     )
-    arms = [
-        replace(way, name=f"{way.name}, {how}", timestep_map=replace(way.timestep_map, known_pixels=how))
-        for how in ("noised", "clean")
+    kinds = [("noised", 0.0), ("clean", 0.0), *(("ahead", lead) for lead in LEADS)]
+    return tuple(
+        replace(
+            way, name=f"{way.name}, {how}{f' {lead:g}' if lead else ''}",
+            timestep_map=replace(way.timestep_map, known_pixels=how, lead=lead),
+        )
+        for how, lead in kinds
         for way in ways
-    ]
-    return tuple(arms[:-1])  # the last is the synchronous one over again: the hole is all that is noisy
+        if not (way.painted and how == "clean")  # the synchronous one over again: the hole is all that is noisy
+    )  # fmt: skip
 
 
 ARMS = _arms()
@@ -90,7 +99,9 @@ def decoded(model: DemoModel, latents: Tensor) -> np.ndarray:
     return to_pixels(decode(model, latents).movedim(-1, 1))
 
 
-def sample_arm(arm: Arm, model: DemoModel, cases: Sequence[Case], seeds: Sequence[int]) -> np.ndarray:
+def sample_arm(
+    arm: Arm, model: DemoModel, cases: Sequence[Case], seeds: Sequence[int], settings: Settings
+) -> np.ndarray:  # fmt: skip
     """Pictures of an arm, uint8 (B, 128, 128, 3)."""
     holes = torch.from_numpy(np.stack([case.mask() for case in cases])).float()
     timestep_map = arm.timestep_map
@@ -103,18 +114,20 @@ def sample_arm(arm: Arm, model: DemoModel, cases: Sequence[Case], seeds: Sequenc
         for prompt, case in zip(prompts, cases, strict=True)
     ])[..., : len(plan.words)]  # fmt: skip
     inpaint = Inpaint(encoded(model, [case.drawing for case in cases]), holes[:, None, ::FACTOR, ::FACTOR])
-    return decoded(model, sample_plan(model, prompts, columns, plan, seeds, SETTINGS, inpaint=inpaint))
+    return decoded(model, sample_plan(model, prompts, columns, plan, seeds, settings, inpaint=inpaint))
 
 
-def pictures_of(arm: Arm, model: DemoModel, cases: Sequence[Case], folder: Path) -> np.ndarray:
+def pictures_of(
+    arm: Arm, model: DemoModel, cases: Sequence[Case], folder: Path, first_seed: int, settings: Settings
+) -> np.ndarray:  # fmt: skip
     """Pictures of an arm, uint8 (N, 128, 128, 3): from the folder if they are there, else sampled and kept."""
     path = folder / f"{arm.name.replace(' ', '_').replace(',', '')}_{len(cases)}.npz"
     if path.is_file():
         return np.load(path)["pictures"]
     start = time.time()
-    seeds = range(FIRST_SEED, FIRST_SEED + len(cases))
+    seeds = range(first_seed, first_seed + len(cases))
     parts = [slice(first, first + BATCH) for first in range(0, len(cases), BATCH)]
-    pictures = np.concatenate([sample_arm(arm, model, cases[part], seeds[part]) for part in parts])
+    pictures = np.concatenate([sample_arm(arm, model, cases[part], seeds[part], settings) for part in parts])
     folder.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, pictures=pictures)
     sys.stdout.write(f"{arm.name}: {len(cases)} pictures, {(time.time() - start) / len(cases):.2f} s each\n")
@@ -170,18 +183,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=TASKS)
     parser.add_argument("--arms", nargs="*", choices=[arm.name for arm in ARMS], default=[arm.name for arm in ARMS])
     parser.add_argument("--seed", type=int, default=41, help="of the choice of cases")
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help="of the noise")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--cfg", type=float, default=4.5)
+    parser.add_argument("--sampler", choices=SAMPLER_NAMES, default="euler")
+    parser.add_argument("--eta", type=float, help="of sampler ddim")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=RESULTS)
     flags = parser.parse_args(arguments)
     torch.set_num_threads(flags.threads)
+    settings = Settings(flags.steps, flags.cfg, flags.sampler, flags.eta)
     model, arms = load(), [arm for arm in ARMS if arm.name in {ARMS[0].name, *flags.arms}]
     for task in flags.tasks:
         cases = choose_cases(task, flags.pictures, flags.seed)
-        pictures = {arm.name: pictures_of(arm, model, cases, flags.out / "pictures" / task) for arm in arms}
+        folder = flags.out / "pictures" / task
+        pictures = {arm.name: pictures_of(arm, model, cases, folder, flags.first_seed, settings) for arm in arms}
         results = {name: measured(shown, cases) for name, shown in pictures.items()}
         floor = decoded(model, encoded(model, [case.empty for case in cases]))
         results["nothing in the hole (true drawing through the autoencoder)"] = measured(floor, cases)
-        report(flags.out / task, f"Task {task}, {len(cases)} pictures, {SETTINGS.steps} steps.", cases, pictures, results)
+        sampler = settings.sampler if settings.eta is None else f"{settings.sampler} with eta {settings.eta:g}"
+        how = f"{settings.steps} steps of {sampler}, cfg {settings.cfg:g}"
+        report(flags.out / task, f"Task {task}, {len(cases)} pictures of seed {flags.seed}, {how}.", cases, pictures, results)
     return 0
 
 

@@ -13,7 +13,7 @@ SAVED = {
     path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((Path(__file__).parent / "saved").glob("*.json"))
 }
 SINCE = {
-    "AsynDM_TimestepMap": {"region_denoise": 1, "background_denoise": 1, "known_pixels": "noised"},
+    "AsynDM_TimestepMap": {"region_denoise": 1, "background_denoise": 1, "known_pixels": "noised", "lead": 0.2},
     "AsynDM_Apply": {"preview": True},
 }
 """Inputs that came later, and what they have to be in an older workflow: as if they were not there."""

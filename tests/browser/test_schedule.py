@@ -185,6 +185,11 @@ def test_clean_known_pixels_are_shown(page: Page) -> None:
     page.set(MAP, "known_pixels", "clean")
     assert "free of noise" in note(page) and page.js(picture) != before
     assert page.elements(".asyndm-schedule .asyndm-entry")[-1].text == "kept by a mask"
+    clean = page.js(picture)
+    page.set(MAP, "known_pixels", "ahead")
+    assert "less noise" in note(page) and page.js(picture) not in (before, clean)
+    page.set(MAP, "lead", 0)
+    assert page.js(picture) == before
 
 
 def test_what_the_run_would_refuse_is_said_before(page: Page) -> None:

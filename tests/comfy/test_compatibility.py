@@ -268,6 +268,12 @@ ELSEWHERE = (
         "not with preset paper; pixels that are 1 % or more to be drawn are not known",
         "test_inpainting",
     ),
+    (
+        "Inpainting, known_pixels: ahead",
+        "yes",
+        "not with preset paper; with a mask, or with region_denoise and background_denoise; soft masks lead in part",
+        "test_inpainting",
+    ),
     ("Differential Diffusion", "yes", "each pixel is set free by its own noise level; any strength", "test_inpainting"),
     ("Image to image, regional denoise", "yes", "", "test_regional_denoise"),
     ("CFGGuider, BasicGuider, DualCFGGuider", "yes", "with SamplerCustomAdvanced", "test_parity"),

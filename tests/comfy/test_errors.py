@@ -374,6 +374,7 @@ def test_cross_attention_mask_out_of_range(name: str, value: Any, part: str) -> 
         ("mode", "", "'': it is one of asynchronous"),
         ("preset", None, "None: it is one of default"),
         ("known_pixels", {}, "dict: it is one of"),
+        ("lead", torch.tensor(0.2), "Tensor: it is a number between 0"),
         ("strength", "strong", "'strong': a strength is between 0"),
         ("background_denoise", None, "None: it is a number between 0"),
         ("region_denoise", torch.zeros(1, 0, 0), "Tensor: it is a number between 0"),

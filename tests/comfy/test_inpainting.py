@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import comfy.sample
+import comfy.samplers
 import comfy.sd
 import comfy.taesd.taesd
 import pytest
@@ -244,6 +246,161 @@ def test_clean_in_parts(caplog: pytest.LogCaptureFixture) -> None:
         second = advanced(clean, first, "disable", 3, 10000, "disable")
     assert "known_pixels is clean, but the sampler adds no noise" in caplog.text
     assert same(second["samples"], advanced(asyn(flat()), first, "disable", 3, 10000, "disable")["samples"])
+
+
+# --- known pixels, ahead -------------------------------------------------------------------------------------------------
+
+
+def told(patched: Any, seen: list[tuple[Tensor, Tensor]]) -> Any:
+    """The model with a note of every call: its latents, and its timesteps' sigmas as told (one for all pixels: the scalar)."""
+
+    def call(apply_model: Callable, args: dict) -> Tensor:
+        seen.append((args["input"].clone(), args["timestep"].clone()))
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    changed = patched.clone()
+    changed.set_model_unet_function_wrapper(call)
+    return changed
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_ahead_tells_the_truth(kind: ModelType) -> None:
+    """Known pixels are at the table's sigma two steps on, shown as the given latents at it; the hole at this step's."""
+    patched, image, calls, seen = model(kind), masked(HOLE, batch=1), [], []
+    regions = painted(HOLE, strength=0.0)
+    got = ksampler(
+        asyn(told(patched, calls), regions, seen.append, strength=0.0, known_pixels="ahead", lead=0.25),
+        scheduler="simple", steps=8, image=image,
+    )  # fmt: skip
+    torch.testing.assert_close(got[..., ~IN_HOLE], image["samples"][..., ~IN_HOLE], rtol=1e-6, atol=1e-6)
+    sampling = patched.get_model_object("model_sampling")
+    table = comfy.samplers.calculate_sigmas(sampling, "simple", 8)
+    given = patched.model.process_latent_in(image["samples"])
+    noise = comfy.sample.prepare_noise(image["samples"], 7)
+    assert [s.step for s in seen] == list(range(8))
+    for s, (x, _) in zip(seen, calls, strict=True):
+        known = table[min(s.step + 2, 8)]
+        assert (s.sigma[0, 0][IN_HOLE] == table[s.step]).all() and (s.sigma[0, 0][~IN_HOLE] == known).all()
+        shown = sampling.noise_scaling(known.view(1, 1, 1, 1), noise.clone(), given.clone())
+        torch.testing.assert_close(x[:1, ..., ~IN_HOLE], shown[..., ~IN_HOLE], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_the_ends_of_the_lead(kind: ModelType) -> None:
+    """No lead is the stock sampler or noised, bit for bit; the whole schedule is clean."""
+    patched, image = model(kind), masked(HOLE, batch=1)
+
+    def run(regions: Regions, **changes: Any) -> Tensor:
+        return ksampler(asyn(patched, regions, **changes), scheduler="simple", image=image)
+
+    still, fox = painted(HOLE, strength=0.0), painted(HOLE)
+    stock = ksampler(patched, scheduler="simple", image=image)
+    assert same(run(still, strength=0.0, known_pixels="ahead", lead=0.0), stock)
+    assert same(run(fox, known_pixels="ahead", lead=0.0), run(fox))
+    assert same(run(fox, known_pixels="ahead", lead=1.0), run(fox, known_pixels="clean"))
+    assert same(run(fox, mode="synchronous", known_pixels="ahead"), stock)
+    between = run(still, strength=0.0, known_pixels="ahead", lead=0.25)
+    assert difference(between[..., IN_HOLE], stock[..., IN_HOLE]) > 1e-3
+
+
+AHEAD = {"known_pixels": "ahead", "lead": 0.3}
+
+
+NOISY = ("euler_ancestral", "lcm", "dpmpp_2m_sde", "dpmpp_3m_sde", "ddim")
+"""Their noise is of the whole batch's shape; ddim's, with which ComfyUI shows known pixels."""
+
+
+@pytest.mark.parametrize("sampler", [*NOISY, "heun", "dpmpp_2m_cfg_pp"])
+def test_ahead_with_other_samplers(sampler: str) -> None:
+    """The known part is kept, the hole is drawn, two pictures of a batch are what each is alone."""
+    image, patched = masked(MASKS["one for each picture"]), asyn(flat(), **AHEAD)
+    got = ksampler(patched, sampler, image=image)
+    for index, hole in enumerate((IN_HOLE, IN_HOLE.flip(-1))):
+        given = image["samples"][index]
+        torch.testing.assert_close(got[index][..., ~hole], given[..., ~hole], rtol=1e-6, atol=1e-6)
+        assert (got[index] - given)[..., hole].abs().mean() > 0.1 and got.isfinite().all()
+        alone = {"samples": image["samples"][index:][:1], "noise_mask": image["noise_mask"][index:][:1], "batch_index": [index]}
+        if sampler not in NOISY:
+            assert difference(got[index:][:1], ksampler(patched, sampler, image=alone)) < TOLERANCE
+
+
+@pytest.mark.parametrize("way", ["InpaintModelConditioning", "VAEEncodeForInpaint", "Set Latent Noise Mask"])
+def test_ahead_with_every_mask_node(way: str) -> None:
+    """On a model made for inpainting, which sees mask and masked picture beside its latents; and it is untouched."""
+    positive, negative, image = WAYS[way]()
+    hole = torch.nn.functional.interpolate(image["noise_mask"].float(), size=(8, 8), mode="bilinear").amax(dim=(0, 1)) >= 0.01
+    with untouched(flat()):
+        got = ksampler(asyn(inpaint_model(), **AHEAD), positive=positive, negative=negative, image=image, steps=5)
+    torch.testing.assert_close(got[..., ~hole], image["samples"][..., ~hole], rtol=1e-5, atol=1e-5)
+    assert (got - image["samples"])[..., hole].abs().mean() > 0.01 and got.isfinite().all()
+    noised = ksampler(asyn(inpaint_model()), positive=positive, negative=negative, image=image, steps=5)
+    assert difference(got[..., hole], noised[..., hole]) > 1e-4
+
+
+def test_ahead_with_a_soft_mask_and_differential_diffusion() -> None:
+    """A pixel that is drawn by m leads by 1 - m, and is free by its own noise level, so earlier than without."""
+    grey = torch.linspace(0, 1, 64).reshape(1, 1, 8, 8)
+    image, patched = {**latent(full=True), "noise_mask": grey[0]}, differential(model())
+    sampling = model().get_model_object("model_sampling")
+    given = model().model.process_latent_in(image["samples"])
+    free: dict[str, list[int]] = {}
+    for how in ("noised", "ahead"):
+        seen: list = []
+        changes = {"strength": 0.0, "known_pixels": how, "lead": 0.25}
+        got = ksampler(asyn(patched, NO_STRENGTH, seen.append, **changes), scheduler="simple", steps=8, image=image)
+        assert torch.isclose(got[..., 0, 0], image["samples"][..., 0, 0], rtol=0, atol=1e-5).all() or how == "noised"
+        first = sampling.timestep(seen[0].sigma.max()) if seen[0].sigma is not None else None
+        free[how] = []
+        for s in seen:
+            frozen = torch.isclose(s.denoised, given, rtol=0, atol=1e-6).all(dim=1)[0]
+            free[how].append(int((~frozen).sum()))
+            if how == "ahead":
+                drawn = grey[0, 0].masked_fill(grey[0, 0] < 0.01, 0)
+                q = s.step + (1 - drawn) * min(2, 8 - s.step)
+                torch.testing.assert_close(s.progress[0], q, rtol=1e-5, atol=1e-4)
+                by_level = grey[0, 0] >= (sampling.timestep(s.sigma.flatten()) / first).view(8, 8)
+                assert torch.equal(~frozen & (grey[0, 0] > 0), by_level & (grey[0, 0] > 0))
+    assert all(a >= n for a, n in zip(free["ahead"], free["noised"], strict=True)) and sum(free["ahead"]) > sum(free["noised"])
+
+
+def test_an_edit_runs_ahead_where_it_keeps() -> None:
+    """Without a mask: what a background denoise of 0 keeps is what a mask keeps; 0.5 is kept for half of the schedule."""
+    regions, image = painted(HOLE), latent(full=True)
+    changes = {"known_pixels": "ahead", "lead": 0.25}
+    kept = ksampler(asyn(flat(), regions, background_denoise=0.0, **changes), steps=8, image=image)
+    known = ksampler(asyn(flat(), regions, **changes), steps=8, image=masked(HOLE, batch=1))
+    assert difference(kept, known) < TOLERANCE
+    torch.testing.assert_close(kept[..., ~IN_HOLE], image["samples"][..., ~IN_HOLE], rtol=1e-6, atol=1e-6)
+    seen: list = []
+    ksampler(asyn(flat(), regions, seen.append, background_denoise=0.5, **changes), steps=8, image=image)
+    given = flat().model.process_latent_in(image["samples"])
+    for s in seen:
+        q = s.progress[0][~IN_HOLE]
+        torch.testing.assert_close(q, torch.full_like(q, s.step + 0.5 * min(2, 8 - s.step)))
+        held = torch.isclose(s.denoised, given, rtol=0, atol=1e-6).all(dim=1)[0][~IN_HOLE]
+        assert held.all() if s.step < 3 else not held.any()
+
+
+def test_ahead_in_parts(caplog: pytest.LogCaptureFixture) -> None:
+    """What is left over for a next sampler is as noisy as stock's; without noise of its own, it takes pixels as noised."""
+    image, ahead = masked(HOLE, batch=1), asyn(flat(), **AHEAD)
+    first, stock = (advanced(m, image, "enable", 1, 3, "enable") for m in (ahead, flat()))
+    assert difference(first["samples"][..., ~IN_HOLE], stock["samples"][..., ~IN_HOLE]) < TOLERANCE
+    with caplog.at_level(logging.WARNING, "asyndm"):
+        second = advanced(ahead, first, "disable", 3, 10000, "disable")
+    assert "known_pixels is ahead, but the sampler adds no noise" in caplog.text
+    assert same(second["samples"], advanced(asyn(flat()), first, "disable", 3, 10000, "disable")["samples"])
+
+
+def test_the_node_hands_the_lead_on() -> None:
+    """Appended last, so that saved workflows keep their values; another number than a share is refused by name."""
+    inputs = {"curve": "quadratic", "strength": 0.7, "mode": "asynchronous"}
+    declared = TimestepMapNode.GET_NODE_INFO_V1()["input_order"]["optional"]
+    assert declared[-2:] == ["known_pixels", "lead"]
+    made = TimestepMapNode.execute(painted(LEFT), **inputs, known_pixels="ahead", lead=0.35).result[0]
+    assert (made.known_pixels, made.lead) == ("ahead", 0.35)
+    with pytest.raises(ValueError, match="lead of Asynchronous Timestep Map is 'far': it is a number between 0 and 1"):
+        TimestepMapNode.execute(painted(LEFT), **inputs, known_pixels="ahead", lead="far")
 
 
 def test_clean_is_refused_where_it_cannot_be() -> None:

@@ -99,7 +99,7 @@ def test_tooltips_name_the_options_as_the_widget_shows_them(language: str, schem
         ("AsynDM_TimestepMap", "curve", ("quadratic", "piecewise linear", "exponential", "linear")),
         ("AsynDM_TimestepMap", "mode", ("asynchronous", "concave", "synchronous")),
         ("AsynDM_TimestepMap", "preset", ("paper", "default")),
-        ("AsynDM_TimestepMap", "known_pixels", ("noised", "clean")),
+        ("AsynDM_TimestepMap", "known_pixels", ("noised", "clean", "ahead")),
     ):
         tooltip = TEXTS[language][node]["inputs"][name]["tooltip"]
         assert all(option in tooltip for option in options), (node, name, tooltip)

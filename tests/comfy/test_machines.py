@@ -117,6 +117,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "words, soft and grown": {"regions": Regions((Target("fox"), Target("hat")), feather=2.0, grow=3)},
     "grey mask": {"regions": painted(GREY)},
     "grey mask, known pixels clean": {"regions": painted(GREY), "known_pixels": "clean"},
+    "grey mask, known pixels ahead": {"regions": painted(GREY), "known_pixels": "ahead"},
 }
 
 

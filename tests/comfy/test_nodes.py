@@ -49,6 +49,7 @@ PROMISE: dict[str, tuple[str, list[tuple[str, str, bool]], list[tuple[str, str]]
             ("region_denoise", "FLOAT", True),
             ("background_denoise", "FLOAT", True),
             ("known_pixels", "COMBO", True),
+            ("lead", "FLOAT", True),
         ],
         [("timestep_map", "ASYNDM_TIMESTEP_MAP")],
     ),
@@ -89,7 +90,7 @@ CHOICES = {
     ("AsynDM_TimestepMap", "curve"): ["quadratic", "piecewise linear", "exponential", "linear"],
     ("AsynDM_TimestepMap", "mode"): ["asynchronous", "concave", "synchronous"],
     ("AsynDM_TimestepMap", "preset"): ["default", "paper"],
-    ("AsynDM_TimestepMap", "known_pixels"): ["noised", "clean"],
+    ("AsynDM_TimestepMap", "known_pixels"): ["noised", "clean", "ahead"],
 }
 """The choices of the pack's own combos, append-only too."""
 
@@ -157,7 +158,7 @@ def test_what_the_frontend_gets(schemas: dict[str, io.Schema], node_id: str) -> 
     assert list(node.RETURN_NAMES) == [name for name, _ in PROMISE[node_id][2]]
     advanced = {i for i in order if (info.get("optional", {}).get(i, (0, {}))[1] or {}).get("advanced")}
     hidden = {"grow", "feather", "lost_targets", "eta", "preview"}
-    hidden |= {"preset", "region_denoise", "background_denoise", "known_pixels"}
+    hidden |= {"preset", "region_denoise", "background_denoise", "known_pixels", "lead"}
     assert advanced == hidden & set(order)
 
 

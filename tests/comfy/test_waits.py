@@ -81,8 +81,9 @@ def test_areas_and_masks(device: Device) -> None:
         TimestepMap(Regions((Target("fox"),), mask=GREY, mask_mode="add", grow=1, feather=2.0)),
         TimestepMap(Regions(mask=GREY, mask_mode="replace"), region_denoise=0.8),
         TimestepMap(tiny.FOX_AND_HAT, mode="concave"),
+        TimestepMap(Regions(mask=GREY, mask_mode="replace"), background_denoise=0.5, known_pixels="ahead"),
     ],
-    ids=["masks and edges", "regional denoise", "concave"],
+    ids=["masks and edges", "regional denoise", "concave", "ahead"],
 )
 def test_maps(device: Device, timestep_map: TimestepMap) -> None:
     """SDXL's kind of UNet."""

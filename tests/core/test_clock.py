@@ -108,6 +108,16 @@ def test_sigma_is_monotone_in_progress(grid: NoiseGrid, steps: int, rounded: boo
     assert sigma.unique().numel() > 3 * steps
 
 
+@pytest.mark.parametrize("rounded", [True, False])
+@pytest.mark.parametrize("steps", [1, 7, 20])
+def test_levels_reach_the_end_of_the_table(grid: NoiseGrid, steps: int, rounded: bool) -> None:
+    """Progress N is the table's last entry, E and before the same as for states, and between nothing rises."""
+    clock = karras(steps, grid, rounded)
+    assert torch.equal(clock.level(torch.arange(steps + 1.0)), clock.sigmas)
+    fine = clock.level(torch.linspace(0, steps, 1000))
+    assert (fine[1:] <= fine[:-1]).all() and fine.unique().numel() > 20
+
+
 def test_between_entries_sigma_is_linear_in_the_timestep(grid: NoiseGrid) -> None:
     """Half way between timesteps 801 and 601 is timestep 701."""
     positions = torch.tensor([801.0, 601.0, 401.0, 0.0])

@@ -10,6 +10,7 @@ from benchmarks.inpainting.__main__ import ARMS, decoded, encoded, sample_arm
 from benchmarks.inpainting.cases import TASKS, choose_cases, edge_error, right_in_hole, ring_error
 from demo.config import FACTOR
 from demo.model import load
+from demo.sample import Settings
 from demo.world import draw
 
 CASES = {task: choose_cases(task, 30, 5) for task in TASKS}
@@ -40,16 +41,17 @@ def test_figures_on_true_drawings() -> None:
     assert not any(right_in_hole(case.drawing, case) for case in CASES["replace"])
 
 
-def test_a_clean_arm_keeps_the_known_latents() -> None:
+@pytest.mark.parametrize("name", ["synchronous, clean", "asynchronous, the hole painted, ahead 0.2"])
+def test_an_arm_keeps_the_known_latents(name: str) -> None:
     """Outside the hole, but for the decoder's reach, the picture is the drawing through the autoencoder."""
     model, cases = load(), CASES["replace"][:2]
-    (arm,) = [arm for arm in ARMS if arm.name == "synchronous, clean"]
+    (arm,) = [arm for arm in ARMS if arm.name == name]
     through = decoded(model, encoded(model, [case.drawing for case in cases]))
     with torch.no_grad():
-        pictures = sample_arm(arm, model, cases, [1, 2])
+        pictures = sample_arm(arm, model, cases, [1, 2], Settings())
     for picture, wanted, case in zip(pictures, through, cases, strict=True):
         left, top, right, bottom = case.hole
         far = np.ones((128, 128), bool)
         far[max(0, top - 24) : bottom + 24, max(0, left - 24) : right + 24] = False
-        assert far.any() and np.abs(picture[far].astype(int) - wanted[far]).max() <= 2
+        assert far.any() and np.abs(picture[far].astype(int) - wanted[far]).max() <= 4
         assert (picture[case.mask()] != wanted[case.mask()]).any()

@@ -74,8 +74,9 @@ def test_samplers(make_unet: Callable[..., UNet2DConditionModel], alphas: Tensor
         (TimestepMap(Regions(WORDS, update="fixed")), STEPS),
         (TimestepMap(Regions(mask=GREY, mask_mode="replace"), region_denoise=0.8), 0),
         (TimestepMap(Regions(WORDS), background_denoise=0.0), LOOKS),
+        (TimestepMap(Regions(WORDS), background_denoise=0.4, known_pixels="ahead"), LOOKS),
     ],
-    ids=["paper", "piecewise linear", "exponential", "masks and edges", "fixed", "regional denoise", "kept pixels"],
+    ids=["paper", "piecewise linear", "exponential", "masks and edges", "fixed", "regional denoise", "kept pixels", "ahead"],
 )
 def test_maps(make_unet: Callable[..., UNet2DConditionModel], alphas: Tensor, timestep_map: TimestepMap, before: int) -> None:
     """What a map can ask for."""

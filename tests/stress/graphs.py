@@ -230,7 +230,8 @@ class Maker:
         update = "fixed" if self.chance(0.2) else "every step"
         preset = "paper" if self.paper else "default"
         known_pixels = "noised" if graph.idle else self.pick(*KNOWN_PIXELS)
-        if self.paper and known_pixels == "clean":
+        lead = self.pick(0.0, 0.2, 0.2, 1.0, round(rng.random(), 2))
+        if self.paper and (known_pixels == "clean" or (known_pixels == "ahead" and lead > 0)):
             graph.reasons.add("paper")
         for number in range(self.pick(1, 1, 1, 1, 2, 3)):
             words: dict[str, Any] = {"clip": self.clip, "text": text, "targets": self.targets(phrases)}
@@ -255,7 +256,7 @@ class Maker:
                 "mode": mode or ("asynchronous" if graph.idle or self.chance(0.8) else self.pick(*MODES)),
                 "preset": preset, "region_denoise": denoise[0], "background_denoise": denoise[1],
             }  # fmt: skip
-            schedule["known_pixels"] = known_pixels
+            schedule |= {"known_pixels": known_pixels, "lead": lead}
             if number > 0:
                 schedule["previous"] = timestep_map
                 if not graph.idle and self.chance(0.06):

@@ -159,6 +159,10 @@ def refusals() -> dict[str, Any]:
         [(rabbit, {"mode": "synchronous"})],
         [(rabbit, {}), (rabbit, paper)],
         [(rabbit, {}), (rabbit, {"known_pixels": "clean"})],
+        [(rabbit, {"known_pixels": "clean"}), (rabbit, {"known_pixels": "ahead"})],
+        [(rabbit, {"known_pixels": "ahead"}), (rabbit, {"known_pixels": "ahead", "lead": 0.3})],
+        [(rabbit, {"known_pixels": "ahead"}), (fixed, {"known_pixels": "ahead", "lead": 0.3})],
+        [(rabbit, {}), (rabbit, {"lead": 0.3})],
         [(rabbit, {}), (fixed, {})],
         [(rabbit, {}), (mask, {})],
         [(rabbit, {"mode": "synchronous"}), (fixed, {})],
@@ -170,6 +174,9 @@ def refusals() -> dict[str, Any]:
         [(rabbit, {**paper, "known_pixels": "clean"})],
         [(rabbit, {**paper, "known_pixels": "clean", "mode": "synchronous"})],
         [(rabbit, {**paper, "known_pixels": "clean", "mode": "concave"})],
+        [(rabbit, {**paper, "known_pixels": "ahead"})],
+        [(rabbit, {**paper, "known_pixels": "ahead", "lead": 0.0})],
+        [(rabbit, {**paper, "known_pixels": "ahead", "mode": "synchronous"})],
     ]
     result = []
     for chain in chains:
@@ -184,6 +191,7 @@ def refusals() -> dict[str, Any]:
                     "mode": timestep_map.mode,
                     "preset": timestep_map.preset,
                     "knownPixels": timestep_map.known_pixels,
+                    "lead": timestep_map.lead,
                     "update": regions.update,
                     "followed": regions.followed,
                     "painted": regions.mask is not None,

@@ -11,13 +11,15 @@ export function mapFault(layers) {
   const differs = (of, name) => new Set(of.map((layer) => layer[name])).size > 1;
   const what = differs(layers, "preset") ? "preset"
     : differs(layers, "knownPixels") ? "known_pixels"
-    : differs(layers.filter(({ followed }) => followed), "update") ? "update"
     : differs(layers.filter(({ knownPixels }) => knownPixels === "ahead"), "lead") ? "lead"
+    : differs(layers.filter(({ followed }) => followed), "update") ? "update"
     : differs(asynchronous, "backgroundDenoise") ? "background_denoise"
     : null; // prettier-ignore
   if (what) return { key: "disagree", values: { what } };
   if (layers[0]?.preset !== "paper") return null;
-  if (layers[0].knownPixels !== "noised" && layers.some(({ mode }) => mode !== "synchronous")) return { key: "paperClean" };
+  const { knownPixels, lead } = layers[0];
+  const noised = knownPixels === "noised" || (knownPixels === "ahead" && lead === 0);
+  if (!noised && layers.some(({ mode }) => mode !== "synchronous")) return { key: "paperClean" };
   const regions = planned(layers);
   const whole = wholeDenoise(layers);
   const level = regions.every(({ denoise }) => denoise === 1) && asynchronous.every((l) => l.backgroundDenoise === whole);

@@ -164,7 +164,7 @@ export function addSchedule(node) {
 
 /** The line of the pixels that an inpainting mask keeps, where they do not have the background's; null where they do. */
 function keptLine([{ knownPixels, lead }]) {
-  if (knownPixels === "noised") return null;
+  if (knownPixels === "noised" || (knownPixels === "ahead" && lead === 0)) return null;
   const ahead = knownPixels === "ahead" ? lead * STEPS : STEPS;
   return Array.from({ length: STEPS + 1 }, (_, step) => Math.min(step + ahead, STEPS));
 }
@@ -172,8 +172,8 @@ function keptLine([{ knownPixels, lead }]) {
 const percent = (denoise) => Math.round(100 * denoise);
 
 /** What the notes and the legend depend on. */
-const aboutLayer = ({ mode, preset, knownPixels, update, regionDenoise, backgroundDenoise: rest, followed }) => [
-  mode, preset, knownPixels, update, regionDenoise, rest, followed,
+const aboutLayer = ({ mode, preset, knownPixels, lead, update, regionDenoise, backgroundDenoise: rest, followed }) => [
+  mode, preset, knownPixels, lead, update, regionDenoise, rest, followed,
 ]; // prettier-ignore
 
 /** Where the strength of a region is written: {node, name}, or null if another node gives it. */
