@@ -31,7 +31,10 @@ SAMPLER_NAMES = tuple(name for name, sampler in SAMPLERS.items() if not sampler.
 
 @dataclass(frozen=True)
 class Settings:
-    """How to sample. height and width in pixels, multiples of 16. eta: of sampler ddim only, None for its default."""
+    """How to sample. height and width in pixels, multiples of 16. eta: of sampler ddim only, None for its default.
+
+    denoise: below 1, all steps are taken of the end of a longer schedule, from given latents with noise (see ``Inpaint``).
+    """
 
     steps: int = 20
     cfg: float = 4.5
@@ -40,6 +43,7 @@ class Settings:
     negative: str = ""
     height: int = PICTURE_SIZE
     width: int = PICTURE_SIZE
+    denoise: float = 1.0
 
     def made_sampler(self) -> Sampler:
         """The sampler. Raises UnsupportedSampler for a name that is not offered, ValueError for an option it lacks."""
@@ -141,7 +145,8 @@ def sample_plan(
     alphas = alphas_cumprod()
     host: Host = DiffusersHost(model.unet, alphas, PREDICTION, cond, uncond, settings.cfg, columns, factor=factor)
     last = sigma_of_alphas(alphas)[0].item() if plan.paper else 0.0
-    clock = make_clock(alphas, timesteps(settings.steps, plan.paper), plan.paper, last)
+    evaluated = timesteps(round(settings.steps / settings.denoise), plan.paper)[-settings.steps :]
+    clock = make_clock(alphas, evaluated, plan.paper, last)
     shape = (LATENT_CHANNELS, height, width)
     x = next(seeded_noise(seeds, shape))
 
@@ -152,7 +157,10 @@ def sample_plan(
 
     def noised(sigma: Tensor) -> Tensor:
         whole = x * (1 + sigma**2).sqrt()
-        return whole if inpaint is None else torch.where(sigma < clock.sigmas[0], inpaint.latents + sigma * x, whole)
+        if inpaint is None:
+            return whole
+        given = inpaint.latents + sigma * x
+        return given if settings.denoise < 1 else torch.where(sigma < clock.sigmas[0], given, whole)
 
     share = None
     if inpaint is not None:

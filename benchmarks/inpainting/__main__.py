@@ -1,10 +1,11 @@
 """Which is better for inpainting: known pixels shown to the model noised (ComfyUI's way), clean, or ahead?
 
-    python -m benchmarks.inpainting                      # 2 x 240 pictures an arm, about 25 minutes on two cores
+    python -m benchmarks.inpainting                      # 3 x 240 pictures an arm, about 30 minutes on two cores
     python -m benchmarks.inpainting --pictures 480 --seed 91 --first-seed 91000 --arms "synchronous, ahead 0.2" --out OUT
 
 Drawings of the demo world with a hole where one of their things stands. Task "replace": the prompt names another thing
-there. Task "remove": it names only what is left. Every arm draws the same cases from the same seeds; differences are
+there. Task "remove": it names only what is left. Task "edit": as replace, but without a mask: the new thing's word is looked
+for in the drawing (region_denoise and background_denoise). Every arm draws the same cases from the same seeds; differences are
 paired. Pictures are kept in OUT/pictures, so that a second call only measures them; --arms samples some only. --steps,
 --cfg, --sampler and --eta hold for all arms.
 """
@@ -33,7 +34,7 @@ from demo.sample import SAMPLER_NAMES, Inpaint, Settings, decode, sample_plan, t
 from demo.scorer import score
 
 from ..alignment.report import compare
-from .cases import TASKS, Case, choose_cases, edge_error, right_in_hole, ring_error
+from .cases import TASKS, Case, choose_cases, edge_error, outside_error, right_in_hole, ring_error
 
 RESULTS = Path(__file__).parent / "results"
 FIRST_SEED = 20_000
@@ -75,9 +76,28 @@ def _arms() -> tuple[Arm, ...]:
 ARMS = _arms()
 """The first is ComfyUI's inpainting, which the others are compared with."""
 
+
+def _edits() -> tuple[Arm, ...]:
+    word = TimestepMap(Regions((Target("the thing"),), grow=1), strength=0.0)
+    shares = [(0.7, 0.7), (0.7, 0.3), (1.0, 0.3), (1.0, 0.0)]
+    return tuple(
+        Arm(
+            f"region {region:g}, background {background:g}{f', ahead {lead:g}' if lead else ''}",
+            replace(word, region_denoise=region, background_denoise=background, known_pixels=how, lead=lead),
+        )
+        for region, background in shares
+        for how, lead in [("noised", 0.0), *(("ahead", lead) for lead in LEADS)]
+        if not (region == background and lead)  # level: there is nothing to lead
+    )
+
+
+EDITS = _edits()
+"""Of task "edit". The first is ComfyUI's image to image."""
+
 FIGURES: dict[str, tuple[str, Callable[[np.ndarray, Case], float]]] = {
     "hole": ("right in the hole, %", lambda picture, case: 100.0 * right_in_hole(picture, case)),
     "whole": ("whole prompt right, %", lambda picture, case: 100.0 * score(picture, case.scene.claims()).whole_prompt),
+    "outside": ("error outside the hole, 1/255", outside_error),
     "ring": ("error just outside the hole, 1/255", ring_error),
     "edge": ("error of the step across its edge, 1/255", edge_error),
 }
@@ -102,7 +122,7 @@ def decoded(model: DemoModel, latents: Tensor) -> np.ndarray:
 def sample_arm(
     arm: Arm, model: DemoModel, cases: Sequence[Case], seeds: Sequence[int], settings: Settings
 ) -> np.ndarray:  # fmt: skip
-    """Pictures of an arm, uint8 (B, 128, 128, 3)."""
+    """Pictures of an arm, uint8 (B, 128, 128, 3). An arm of ``EDITS`` is not told where the hole is."""
     holes = torch.from_numpy(np.stack([case.mask() for case in cases])).float()
     timestep_map = arm.timestep_map
     if arm.painted:
@@ -113,7 +133,9 @@ def sample_arm(
         token_columns(token_positions(model, prompt, [case.target]), MAX_TOKENS)
         for prompt, case in zip(prompts, cases, strict=True)
     ])[..., : len(plan.words)]  # fmt: skip
-    inpaint = Inpaint(encoded(model, [case.drawing for case in cases]), holes[:, None, ::FACTOR, ::FACTOR])
+    mask = holes[:, None, ::FACTOR, ::FACTOR]
+    inpaint = Inpaint(encoded(model, [case.drawing for case in cases]), torch.ones_like(mask) if arm in EDITS else mask)
+    settings = replace(settings, denoise=timestep_map.denoise)
     return decoded(model, sample_plan(model, prompts, columns, plan, seeds, settings, inpaint=inpaint))
 
 
@@ -147,7 +169,8 @@ def table(results: Results) -> str:
     """A Markdown table: each arm's means, and its paired differences from the first arm, with standard errors."""
     titles = ["arm", *(title for title, _ in FIGURES.values())]
     lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
-    base, compared = results[ARMS[0].name], {arm.name for arm in ARMS[1:]}
+    first, *compared = [name for name in results if name in {arm.name for arm in ARMS + EDITS}]
+    base = results[first]
     for name, result in results.items():
         cells = []
         for figure, values in result.items():
@@ -181,7 +204,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--pictures", type=int, default=240, help="cases of each task")
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=TASKS)
-    parser.add_argument("--arms", nargs="*", choices=[arm.name for arm in ARMS], default=[arm.name for arm in ARMS])
+    names = [arm.name for arm in ARMS + EDITS]
+    parser.add_argument("--arms", nargs="*", choices=names, default=names)
     parser.add_argument("--seed", type=int, default=41, help="of the choice of cases")
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help="of the noise")
     parser.add_argument("--steps", type=int, default=20)
@@ -193,8 +217,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = parser.parse_args(arguments)
     torch.set_num_threads(flags.threads)
     settings = Settings(flags.steps, flags.cfg, flags.sampler, flags.eta)
-    model, arms = load(), [arm for arm in ARMS if arm.name in {ARMS[0].name, *flags.arms}]
+    model = load()
     for task in flags.tasks:
+        known = EDITS if task == "edit" else ARMS
+        arms = [arm for arm in known if arm.name in {known[0].name, *flags.arms}]
         cases = choose_cases(task, flags.pictures, flags.seed)
         folder = flags.out / "pictures" / task
         pictures = {arm.name: pictures_of(arm, model, cases, folder, flags.first_seed, settings) for arm in arms}

@@ -10,8 +10,8 @@ from demo.config import FACTOR
 from demo.scorer import read
 from demo.world import COLOURS, KINDS, SIZE, Group, Scene, Thing, draw, sample_scene
 
-TASKS = ("replace", "remove")
-"""Another thing in the hole; or none, and the prompt names the thing that is left."""
+TASKS = ("replace", "remove", "edit")
+"""Another thing in the hole; none, and the prompt names the thing that is left; or as the first, but nobody says where."""
 MARGIN = 4
 """Pixels between a thing's box and its hole, at least."""
 RING = 8
@@ -88,7 +88,7 @@ def _propose(task: str, rng: np.random.Generator) -> Case | None:
     if len(scene.groups) > 2 or len(old.things) > 1 or near:
         return None
     thing = None
-    if task == "replace":
+    if task != "remove":
         if kind in {group.kind for group in scene.groups} or colour == old.colour:
             return None
         thing = Group(kind, colour, old.things)
@@ -119,6 +119,12 @@ def ring_error(picture: np.ndarray, case: Case) -> float:
     left, top, right, bottom = case.hole
     ring = in_box((left - RING, top - RING, right + RING, bottom + RING)) & ~case.mask()
     return float(np.abs(picture[ring].astype(float) - case.drawing[ring]).mean())
+
+
+def outside_error(picture: np.ndarray, case: Case) -> float:
+    """The mean difference, in 1/255, of a picture and the drawing everywhere outside the hole."""
+    outside = ~case.mask()
+    return float(np.abs(picture[outside].astype(float) - case.drawing[outside]).mean())
 
 
 def edge_error(picture: np.ndarray, case: Case) -> float:

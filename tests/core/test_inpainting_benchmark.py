@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.inpainting.__main__ import ARMS, decoded, encoded, sample_arm
-from benchmarks.inpainting.cases import TASKS, choose_cases, edge_error, right_in_hole, ring_error
+from benchmarks.inpainting.__main__ import ARMS, EDITS, decoded, encoded, sample_arm
+from benchmarks.inpainting.cases import TASKS, choose_cases, edge_error, outside_error, right_in_hole, ring_error
 from demo.config import FACTOR
 from demo.model import load
 from demo.sample import Settings
@@ -36,6 +36,7 @@ def test_figures_on_true_drawings() -> None:
         spoilt = case.empty.copy()
         spoilt[case.mask()] ^= 64
         assert edge_error(spoilt, case) > 10 and ring_error(spoilt, case) == 0
+        assert outside_error(case.empty, case) == 0 < outside_error(255 - case.empty, case)
     drawn = [right_in_hole(draw(case.scene, np.random.default_rng(0)), case) for case in CASES["replace"]]
     assert np.mean(drawn) > 0.9
     assert not any(right_in_hole(case.drawing, case) for case in CASES["replace"])
@@ -55,3 +56,17 @@ def test_an_arm_keeps_the_known_latents(name: str) -> None:
         far[max(0, top - 24) : bottom + 24, max(0, left - 24) : right + 24] = False
         assert far.any() and np.abs(picture[far].astype(int) - wanted[far]).max() <= 4
         assert (picture[case.mask()] != wanted[case.mask()]).any()
+
+
+def test_an_edit_starts_from_the_drawing() -> None:
+    """Without a mask: it stays nearer to the drawing the less it may replace, and the hole is told to nobody."""
+    model, cases = load(), CASES["edit"][:3]
+    arms = {arm.name: arm for arm in EDITS}
+    with torch.no_grad():
+        found = {
+            name: sample_arm(arms[name], model, cases, [1, 2, 3], Settings())
+            for name in ("region 0.7, background 0.7", "region 0.7, background 0.3", "region 0.7, background 0.3, ahead 0.2")
+        }
+    level, even, ahead = (np.mean([outside_error(p, c) for p, c in zip(f, cases, strict=True)]) for f in found.values())
+    assert even < level and ahead < level
+    assert (found["region 0.7, background 0.3"] != found["region 0.7, background 0.3, ahead 0.2"]).any()
