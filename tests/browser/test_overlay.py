@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import uuid
 from math import prod
 from typing import Any
 
 from page import ROOT, Page
+from selenium.webdriver.remote.webelement import WebElement
 
 SAMPLER, APPLY, MAP = "AsynDM_KSampler", "AsynDM_Apply", "AsynDM_TimestepMap"
 STEPS = 6
@@ -29,11 +31,11 @@ QUEUE = """
 
 
 def demo(**sampler: Any) -> dict:
-    """The template of the demo model with a short run, a seed that no cache knows, and room for the sampler.
+    """The template of the demo model with an id of its own, a short run, a seed that no cache knows, and room for the sampler.
 
     sampler: its widgets to change.
     """
-    workflow = json.loads((ROOT / "workflows/asyndm_demo.json").read_text(encoding="utf-8"))
+    workflow = json.loads((ROOT / "workflows/asyndm_demo.json").read_text(encoding="utf-8")) | {"id": str(uuid.uuid4())}
     node = next(node for node in workflow["nodes"] if node["type"] == SAMPLER)
     names = ["seed", "control", "steps", "cfg", "sampler_name", "scheduler", "denoise", "eta", "preview"]
     demo.seed += 1
@@ -183,16 +185,19 @@ def test_the_picture_without_its_regions(page: Page) -> None:
     page.run()
     canvas, switch = page.elements(".asyndm-map")[0], page.element(".asyndm-switch")
     step = page.element(".asyndm-step")
-    tinted = pixels(page)
-    page.mouse().move_to_element(canvas).perform()
-    bare = pixels(page)
-    page.mouse().move_to_element(step).perform()
-    assert bare != tinted == pixels(page)
+
+    def point_at(element: WebElement) -> Any:
+        page.mouse().move_to_element(element).perform()
+        page.frames()
+        return pixels(page)
+
+    tinted = point_at(step)
+    bare = point_at(canvas)
+    assert bare != tinted == point_at(step)
     page.click(switch)
     assert switch.get_attribute("aria-pressed") == "false" and pixels(page) == bare
     page.click(switch)
-    page.mouse().move_to_element(step).perform()
-    assert pixels(page) == tinted
+    assert point_at(step) == tinted
 
 
 def test_a_word_lights_its_region(page: Page) -> None:
