@@ -36,29 +36,15 @@ def blend(drawn: Tensor, given: Tensor, mask: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class InpaintingHost:
-    """A host that draws only what the mask says. Implements ``run.Host``.
-
-    latent: given (B, C, H, W). mask: (B, C or 1, H, W) in [0, 1]. noised: sigmas (B, 1, H, W) -> the given latents at them.
-    """
+class _Around:
+    """What hosts around another one hand on of it: all of ``run.Host`` but how it denoises."""
 
     host: Host
-    latent: Tensor
-    mask: Tensor
-    noised: Callable[[Tensor], Tensor]
 
     @property
     def law(self) -> NoiseLaw:
         """The model's."""
         return self.host.law
-
-    def denoise(
-        self, x: Tensor, sigma: Tensor, reference: Tensor | None = None, watch: bool = False, groups: Groups | None = None
-    ) -> Prediction:
-        """See ``run.Host``."""
-        seen = blend(x, self.noised(sigma), self.mask)
-        prediction = self.host.denoise(seen, sigma, reference, watch, groups)
-        return prediction._replace(denoised=blend(prediction.denoised, self.latent, self.mask))
 
     def attention(self) -> Attention | None:
         """See ``run.Host``."""
@@ -70,20 +56,34 @@ class InpaintingHost:
 
 
 @dataclass(frozen=True)
-class HoldingHost:
+class InpaintingHost(_Around):
+    """A host that draws only what the mask says. Implements ``run.Host``.
+
+    latent: given (B, C, H, W). mask: (B, C or 1, H, W) in [0, 1]. noised: sigmas (B, 1, H, W) -> the given latents at them.
+    """
+
+    latent: Tensor
+    mask: Tensor
+    noised: Callable[[Tensor], Tensor]
+
+    def denoise(
+        self, x: Tensor, sigma: Tensor, reference: Tensor | None = None, watch: bool = False, groups: Groups | None = None
+    ) -> Prediction:
+        """See ``run.Host``."""
+        seen = blend(x, self.noised(sigma), self.mask)
+        prediction = self.host.denoise(seen, sigma, reference, watch, groups)
+        return prediction._replace(denoised=blend(prediction.denoised, self.latent, self.mask))
+
+
+@dataclass(frozen=True)
+class HoldingHost(_Around):
     """A host that keeps every pixel as it is given until its own denoise begins. Implements ``run.Host``.
 
     latent: given (B, C, H, W). until: (B, 1, H, W), the sigma that each pixel is drawn from.
     """
 
-    host: Host
     latent: Tensor
     until: Tensor
-
-    @property
-    def law(self) -> NoiseLaw:
-        """The model's."""
-        return self.host.law
 
     def denoise(
         self, x: Tensor, sigma: Tensor, reference: Tensor | None = None, watch: bool = False, groups: Groups | None = None
@@ -92,11 +92,3 @@ class HoldingHost:
         said, held = self.host.denoise(x, sigma, reference, watch, groups), sigma > self.until
         uncond = None if said.uncond is None else torch.where(held, self.latent, said.uncond)
         return Prediction(torch.where(held, self.latent, said.denoised), uncond)
-
-    def attention(self) -> Attention | None:
-        """See ``run.Host``."""
-        return self.host.attention()
-
-    def acts(self, reference: Tensor) -> Tensor | None:
-        """See ``run.Host``."""
-        return self.host.acts(reference)
