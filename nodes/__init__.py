@@ -1,1 +1,1 @@
-"""The ComfyUI nodes: schemas and glue over ``asyndm_core``, one file per node."""
+"""The ComfyUI nodes: schemas and glue, one file per node, over ``comfy`` (ComfyUI's adapter) and ``asyndm_core``."""

@@ -7,9 +7,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..asyndm_core.regions import TimestepMap
-from .browser import display_node
-from .comfy_run import Options, apply
-from .live_view import show_on
+from .comfy.browser import display_node
+from .comfy.live_view import show_on
+from .comfy.sampling import Options, apply
 from .types import ADVANCED, CATEGORY, TimestepMapSocket, check_socket
 
 

@@ -14,7 +14,7 @@ from ..asyndm_core.pictures import COLOURS
 from ..asyndm_core.regions import MASK_MODES, UPDATES, Regions, Target, check_choice
 from ..asyndm_core.samplers import SAMPLERS
 from ..asyndm_core.words import WORD_LISTS, check_text, shortened
-from .conditioning import annotate, annotate_given, find_targets
+from .comfy.conditioning import annotate, annotate_given, find_targets
 from .types import ADVANCED, CATEGORY, RegionsSocket, check_socket
 
 FOR_THE_SCREEN: dict[str, Any] = {

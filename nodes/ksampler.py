@@ -15,10 +15,10 @@ from ..asyndm_core.pictures import palette, timeline
 from ..asyndm_core.record import RunRecord
 from ..asyndm_core.regions import Plan, TimestepMap, check_choice, check_number, make_plan
 from ..asyndm_core.samplers import SAMPLERS, UnsupportedSampler, find_sampler
-from .browser import display_node
-from .comfy_run import Options, apply
-from .latent_rgb import latent_to_rgb
-from .live_view import show_on
+from .comfy.browser import display_node
+from .comfy.latent_rgb import latent_to_rgb
+from .comfy.live_view import show_on
+from .comfy.sampling import Options, apply
 from .types import ADVANCED, CATEGORY, TimestepMapSocket, check_socket
 
 MOST_STEPS = 10_000

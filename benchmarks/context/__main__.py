@@ -90,7 +90,7 @@ def read_picture(path: Path, size: int) -> Tensor:
 def of_a_checkpoint(models: tuple[Any, Any, Any], pictures: Sequence[Path], size: int, seed: int, prompt: str = "") -> Tensor:
     """Errors on pictures, through ComfyUI: its own loading, encoding and model call. A third of the picture is the region."""
     import comfy.samplers
-    from asyndm_pack.nodes.comfy_host import ComfyHost
+    from asyndm_pack.nodes.comfy.host import ComfyHost
 
     from nodes import CLIPTextEncode, VAEEncode
 

@@ -27,7 +27,7 @@ PARTS = {
     "move": ["run.py:move", "run.py:levels"],
     "gather": ["embedding.py:gather"],
     "capture": ["attention.py:add", "attention.py:mean"],
-    "folding": ["comfy_model.py:calculate_input", "comfy_model.py:calculate_denoised"],
+    "folding": ["model.py:calculate_input", "model.py:calculate_denoised"],
     "live view": ["live.py:__call__"],
 }
 """Functions whose time, with all that they call, is a part's."""
@@ -86,7 +86,7 @@ def spread(distinct: int) -> Any:
     """
     import torch
     from asyndm_pack.asyndm_core.clock import Clock
-    from asyndm_pack.nodes.comfy_host import ComfyHost
+    from asyndm_pack.nodes.comfy.host import ComfyHost
 
     clock_of = ComfyHost.clock
 
@@ -118,8 +118,8 @@ class Bench:
         load_pack()
         import torch
         from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap
-        from asyndm_pack.nodes.comfy_run import Options, apply
-        from asyndm_pack.nodes.conditioning import ANNOTATION, Annotation
+        from asyndm_pack.nodes.comfy.conditioning import ANNOTATION, Annotation
+        from asyndm_pack.nodes.comfy.sampling import Options, apply
 
         torch.set_num_threads(1)
         self.row, self.distinct = row, 0
@@ -150,7 +150,7 @@ class Bench:
 
     def _live(self, start: Any) -> Any:
         from asyndm_pack.asyndm_core.live import Live
-        from asyndm_pack.nodes.latent_rgb import latent_to_rgb
+        from asyndm_pack.nodes.comfy.latent_rgb import latent_to_rgb
 
         def send(frames: list) -> None:
             packed = [{**f._asdict(), "data": base64.b64encode(f.data.numpy()).decode()} for f in frames]

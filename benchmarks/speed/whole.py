@@ -49,10 +49,10 @@ def measure_whole(pairs: int) -> dict[str, Any]:
     import torch
     from asyndm_pack.asyndm_core.live import Live
     from asyndm_pack.nodes.apply import Apply
-    from asyndm_pack.nodes.comfy_run import Options, apply
+    from asyndm_pack.nodes.comfy.latent_rgb import latent_to_rgb
+    from asyndm_pack.nodes.comfy.sampling import Options, apply
     from asyndm_pack.nodes.cross_attention_mask import CrossAttentionMask
     from asyndm_pack.nodes.demo_model import load_demo_model
-    from asyndm_pack.nodes.latent_rgb import latent_to_rgb
     from asyndm_pack.nodes.timestep_map import TimestepMapNode
 
     torch.set_num_threads(1)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap
 from asyndm_pack.asyndm_core.run import Snapshot
-from asyndm_pack.nodes.comfy_run import Options, apply
+from asyndm_pack.nodes.comfy.sampling import Options, apply
 from asyndm_pack.nodes.cross_attention_mask import CrossAttentionMask
 from asyndm_pack.nodes.demo_model import load_demo_model
 from tiny import (

@@ -26,7 +26,7 @@ import pytest
 import torch
 from asyndm_pack.asyndm_core.embedding import PixelTimesteps
 from asyndm_pack.asyndm_core.regions import Regions, Target
-from asyndm_pack.nodes.comfy_guidance import with_own_sigmas
+from asyndm_pack.nodes.comfy.guidance import with_own_sigmas
 from comfy import gligen
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from tiny import (

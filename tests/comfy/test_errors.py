@@ -16,8 +16,8 @@ from asyndm_pack.asyndm_core.regions import SWITCH_OFF, Regions, Target
 from asyndm_pack.asyndm_core.samplers import SAMPLERS, UnsupportedSampler
 from asyndm_pack.asyndm_core.tokens import UnknownWordError
 from asyndm_pack.nodes.apply import Apply
-from asyndm_pack.nodes.comfy_model import UnsupportedModelError
-from asyndm_pack.nodes.conditioning import ANNOTATION
+from asyndm_pack.nodes.comfy.conditioning import ANNOTATION
+from asyndm_pack.nodes.comfy.model import UnsupportedModelError
 from asyndm_pack.nodes.cross_attention_mask import CrossAttentionMask
 from asyndm_pack.nodes.ksampler import AsynDMKSampler
 from asyndm_pack.nodes.timestep_map import TimestepMapNode

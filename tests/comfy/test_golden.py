@@ -31,10 +31,10 @@ import torch
 from asyndm_pack.asyndm_core.embedding import grouped
 from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap
 from asyndm_pack.asyndm_core.run import Snapshot
-from asyndm_pack.nodes.comfy_host import ComfyHost
-from asyndm_pack.nodes.comfy_model import ResidualBlocks, pixel_timesteps
-from asyndm_pack.nodes.comfy_run import Options, apply
-from asyndm_pack.nodes.conditioning import ANNOTATION, Annotation
+from asyndm_pack.nodes.comfy.conditioning import ANNOTATION, Annotation
+from asyndm_pack.nodes.comfy.host import ComfyHost
+from asyndm_pack.nodes.comfy.model import ResidualBlocks, pixel_timesteps
+from asyndm_pack.nodes.comfy.sampling import Options, apply
 from comfy.k_diffusion import sampling as k_diffusion
 from tiny import CPU, ModelType, TinyConfig, patcher
 from torch import Tensor

@@ -18,7 +18,7 @@ import comfy.taesd.taesd
 import pytest
 import torch
 from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap
-from asyndm_pack.nodes.comfy_run import Options, apply
+from asyndm_pack.nodes.comfy.sampling import Options, apply
 from asyndm_pack.nodes.timestep_map import TimestepMapNode
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 from tiny import (

@@ -14,10 +14,10 @@ import pytest
 import torch
 from asyndm_pack.asyndm_core.live import Frame, Live
 from asyndm_pack.asyndm_core.regions import TimestepMap
-from asyndm_pack.nodes import notices
-from asyndm_pack.nodes.comfy_run import Options, Start, apply
-from asyndm_pack.nodes.latent_rgb import latent_to_rgb
-from asyndm_pack.nodes.live_view import EVENT, legend
+from asyndm_pack.nodes.comfy import notices
+from asyndm_pack.nodes.comfy.latent_rgb import latent_to_rgb
+from asyndm_pack.nodes.comfy.live_view import EVENT, legend
+from asyndm_pack.nodes.comfy.sampling import Options, Start, apply
 from comfy_process import Server, start
 from tiny import FOX_AND_HAT, LEFT, flat, ksampler, latent, model, painted, same
 

@@ -21,8 +21,8 @@ import pytest
 import torch
 from asyndm_pack.asyndm_core.regions import Regions, Target
 from asyndm_pack.asyndm_core.samplers import SAMPLERS, UnsupportedSampler
-from asyndm_pack.nodes.arrival import InterferenceError
-from asyndm_pack.nodes.comfy_sampler import UnsupportedGuider, own_name
+from asyndm_pack.nodes.comfy.arrival import InterferenceError
+from asyndm_pack.nodes.comfy.sampler import UnsupportedGuider, own_name
 from comfy.k_diffusion import sampling as k_diffusion
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise, SamplerCustomAdvanced
 from tiny import (

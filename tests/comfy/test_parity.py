@@ -13,7 +13,7 @@ from asyndm_pack.asyndm_core.embedding import grouped
 from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap, make_plan
 from asyndm_pack.asyndm_core.run import noise_table
 from asyndm_pack.asyndm_core.samplers import SAMPLERS
-from asyndm_pack.nodes.comfy_model import ResidualBlocks, pixel_timesteps
+from asyndm_pack.nodes.comfy.model import ResidualBlocks, pixel_timesteps
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
 from comfy_extras.nodes_custom_sampler import (

@@ -15,7 +15,7 @@ import pytest
 import torch
 from asyndm_pack.asyndm_core.embedding import PixelTimesteps
 from asyndm_pack.asyndm_core.regions import Regions
-from asyndm_pack.nodes.comfy_model import ResidualBlocks, told
+from asyndm_pack.nodes.comfy.model import ResidualBlocks, told
 from comfy.patcher_extension import WrappersMP
 from test_controlnet import control_net, controlled
 from tiny import (

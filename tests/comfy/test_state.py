@@ -12,8 +12,8 @@ import comfy.patcher_extension
 import pytest
 import torch
 from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap
-from asyndm_pack.nodes.comfy_host import WRAPPER_KEY
-from asyndm_pack.nodes.comfy_run import Options, apply
+from asyndm_pack.nodes.comfy.host import WRAPPER_KEY
+from asyndm_pack.nodes.comfy.sampling import Options, apply
 from tiny import (
     FOX_AND_HAT,
     LEFT,

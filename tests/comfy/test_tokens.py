@@ -15,8 +15,8 @@ import comfy.text_encoders.sd2_clip
 import pytest
 import torch
 from asyndm_pack.asyndm_core.tokens import UnknownWordError
-from asyndm_pack.nodes import conditioning as pack_conditioning
-from asyndm_pack.nodes.conditioning import ANNOTATION, annotate, annotate_given, find_targets, tokenize
+from asyndm_pack.nodes.comfy import conditioning as pack_conditioning
+from asyndm_pack.nodes.comfy.conditioning import ANNOTATION, annotate, annotate_given, find_targets, tokenize
 from asyndm_pack.nodes.demo_model import load_demo_model
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -16,7 +16,7 @@ from asyndm_pack.asyndm_core.live import Live
 from asyndm_pack.asyndm_core.record import RunRecord
 from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap
 from asyndm_pack.asyndm_core.samplers import SAMPLERS
-from asyndm_pack.nodes.comfy_run import Options, apply
+from asyndm_pack.nodes.comfy.sampling import Options, apply
 from fake_device import DEVICE, Device, Wait, fake_device, move
 from tiny import NEGATIVE, POSITIVE
 

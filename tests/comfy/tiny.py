@@ -24,9 +24,9 @@ import comfy.supported_models_base
 import pytest
 import torch
 from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap
-from asyndm_pack.nodes.comfy_host import WRAPPER_KEY
-from asyndm_pack.nodes.comfy_run import Options, apply
-from asyndm_pack.nodes.conditioning import ANNOTATION, Annotation
+from asyndm_pack.nodes.comfy.conditioning import ANNOTATION, Annotation
+from asyndm_pack.nodes.comfy.host import WRAPPER_KEY
+from asyndm_pack.nodes.comfy.sampling import Options, apply
 from torch import Tensor
 
 from nodes import common_ksampler

@@ -6,7 +6,7 @@ const frame = (path) => `  File "${path}", line 79, in positions\n    raise Unkn
 const COMFY = frame("/ComfyUI/execution.py");
 
 test("an error is the pack's where its innermost frame is in the pack's folder, on any system", () => {
-  assert.ok(raisedIn("asyndm", [COMFY, frame("/ComfyUI/custom_nodes/asyndm/nodes/conditioning.py")]));
+  assert.ok(raisedIn("asyndm", [COMFY, frame("/ComfyUI/custom_nodes/asyndm/nodes/comfy/conditioning.py")]));
   assert.ok(raisedIn("asyndm", [COMFY, frame("C:\\ComfyUI\\custom_nodes\\asyndm\\asyndm_core\\tokens.py")]));
 });
 

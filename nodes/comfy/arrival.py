@@ -13,8 +13,8 @@ import comfy.samplers
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..asyndm_core.errors import AsynDMError
-from ..asyndm_core.regions import SWITCH_OFF
+from ...asyndm_core.errors import AsynDMError
+from ...asyndm_core.regions import SWITCH_OFF
 from .conditioning import ANNOTATION
 from .origin import between, described
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from comfy_execution.utils import get_executing_context
 
-from ..asyndm_core.regions import Plan, TimestepMap
+from ...asyndm_core.regions import Plan, TimestepMap
 from .browser import waiting_browser
 
 EVENT = "asyndm.notice"

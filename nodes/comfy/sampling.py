@@ -15,18 +15,18 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..asyndm_core.crowding import Crowding
-from ..asyndm_core.inpainting import drawn
-from ..asyndm_core.regions import Plan, Region, TimestepMap, make_plan
-from ..asyndm_core.run import Snapshot, generate, noise_table
-from ..asyndm_core.samplers import Noise, Sampler
+from ...asyndm_core.crowding import Crowding
+from ...asyndm_core.inpainting import drawn
+from ...asyndm_core.regions import Plan, Region, TimestepMap, make_plan
+from ...asyndm_core.run import Snapshot, generate, noise_table
+from ...asyndm_core.samplers import Noise, Sampler
 from .arrival import in_force
-from .comfy_guidance import check_guidance
-from .comfy_host import WRAPPER_KEY, ComfyHost, WrappersMP
-from .comfy_model import check_model, control_chain, reads_timestep
-from .comfy_sampler import check_guider, sampler_of
 from .conditioning import ANNOTATION, check_words, last_word
+from .guidance import check_guidance
+from .host import WRAPPER_KEY, ComfyHost, WrappersMP
+from .model import check_model, control_chain, reads_timestep
 from .notices import Notices, say_of_crowding, say_of_length, say_of_masks
+from .sampler import check_guider, sampler_of
 
 OnStep = Callable[[Snapshot], None]
 LAST_SEED = 2**64 - 1

@@ -15,7 +15,7 @@ import folder_paths
 import torch
 
 COMFYUI = Path(comfy.samplers.__file__).resolve().parents[1]
-OURS = Path(__file__).resolve().parents[1]
+OURS = Path(__file__).resolve().parents[2]
 NO_GRAD = torch.no_grad()(lambda: None).__code__
 """The code of everything that ``torch.no_grad`` decorates."""
 

@@ -17,12 +17,12 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, ResBlock,
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..asyndm_core.attention import Layer
-from ..asyndm_core.embedding import BlockTimesteps, PixelTimesteps
-from ..asyndm_core.errors import AsynDMError
-from ..asyndm_core.hooks import hooked
-from ..asyndm_core.regions import SWITCH_OFF
-from ..asyndm_core.samplers import NoiseLaw
+from ...asyndm_core.attention import Layer
+from ...asyndm_core.embedding import BlockTimesteps, PixelTimesteps
+from ...asyndm_core.errors import AsynDMError
+from ...asyndm_core.hooks import hooked
+from ...asyndm_core.regions import SWITCH_OFF
+from ...asyndm_core.samplers import NoiseLaw
 
 
 class UnsupportedModelError(AsynDMError):

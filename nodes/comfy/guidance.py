@@ -9,8 +9,8 @@ import comfy.model_patcher
 import torch
 from torch import Tensor
 
-from ..asyndm_core.embedding import PixelTimesteps
-from ..asyndm_core.regions import SWITCH_OFF
+from ...asyndm_core.embedding import PixelTimesteps
+from ...asyndm_core.regions import SWITCH_OFF
 from .origin import described, place
 
 Levels = Callable[[], PixelTimesteps | None]

@@ -7,10 +7,10 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from ..asyndm_core.live import Frame, Live
+from ...asyndm_core.live import Frame, Live
 from .browser import display_node, waiting_browser
-from .comfy_run import Start
 from .latent_rgb import latent_to_rgb
+from .sampling import Start
 
 EVENT = "asyndm.frames"
 

@@ -20,7 +20,7 @@ import comfy.samplers
 import torch
 from torch import Tensor, nn
 
-from ..asyndm_core.attention import (
+from ...asyndm_core.attention import (
     Attention,
     AttentionSum,
     Layer,
@@ -31,15 +31,15 @@ from ..asyndm_core.attention import (
     token_columns,
     watching,
 )
-from ..asyndm_core.clock import Clock, NoiseGrid, paper_clock, table_clock
-from ..asyndm_core.embedding import Groups, PixelTimesteps, grouped
-from ..asyndm_core.inpainting import blend
-from ..asyndm_core.samplers import Prediction
+from ...asyndm_core.clock import Clock, NoiseGrid, paper_clock, table_clock
+from ...asyndm_core.embedding import Groups, PixelTimesteps, grouped
+from ...asyndm_core.inpainting import blend
+from ...asyndm_core.samplers import Prediction
 from .arrival import Arrival, in_force
-from .comfy_guidance import by_level, with_own_sigmas
-from .comfy_model import MapControl, ResidualBlocks, check_model, cross_attention_layers, fold, noise_law, told, unfold
-from .comfy_sampler import check_prediction
 from .conditioning import ANNOTATION, Annotation
+from .guidance import by_level, with_own_sigmas
+from .model import MapControl, ResidualBlocks, check_model, cross_attention_layers, fold, noise_law, told, unfold
+from .sampler import check_prediction
 
 WRAPPER_KEY = "asyndm"
 PIXELS = "asyndm_pixels"

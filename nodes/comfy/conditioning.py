@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..asyndm_core.regions import Target
-from ..asyndm_core.tokens import Piece, UnknownWordError, find_word, unknown_word
-from ..asyndm_core.words import check_count, content_phrases, divided, parse_targets, shortened
+from ...asyndm_core.regions import Target
+from ...asyndm_core.tokens import Piece, UnknownWordError, find_word, unknown_word
+from ...asyndm_core.words import check_count, content_phrases, divided, parse_targets, shortened
 
 ANNOTATION = "asyndm_targets"
 """Key of the annotation in a conditioning's dict. Part of what saved files and other packs may rely on."""

@@ -12,8 +12,8 @@ import comfy.samplers
 from comfy.k_diffusion import sampling as k_diffusion
 from torch import Tensor
 
-from ..asyndm_core.errors import AsynDMError
-from ..asyndm_core.samplers import SAMPLERS, Sampler, UnsupportedSampler, find_sampler
+from ...asyndm_core.errors import AsynDMError
+from ...asyndm_core.samplers import SAMPLERS, Sampler, UnsupportedSampler, find_sampler
 from .origin import described, undecorated
 
 OWN_MODULES = (k_diffusion, comfy.samplers, comfy.extra_samplers.uni_pc)
