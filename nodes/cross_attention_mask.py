@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,9 @@ from ..asyndm_core.pictures import COLOURS
 from ..asyndm_core.regions import MASK_MODES, UPDATES, Regions, Target, check_choice
 from ..asyndm_core.samplers import SAMPLERS
 from ..asyndm_core.words import WORD_LISTS, check_text, shortened
+from .comfy.browser import display_node
 from .comfy.conditioning import annotate, annotate_given, find_targets
+from .comfy.notices import Notices
 from .types import ADVANCED, CATEGORY, RegionsSocket, check_socket
 
 FOR_THE_SCREEN: dict[str, Any] = {
@@ -26,8 +27,6 @@ FOR_THE_SCREEN: dict[str, Any] = {
 """Sent with the node's definition, so that the web side need not know these a second time."""
 
 LOST_TARGETS = ("stop", "skip")
-
-log = logging.getLogger("asyndm")
 
 
 class CrossAttentionMask(io.ComfyNode):
@@ -146,6 +145,7 @@ class CrossAttentionMask(io.ComfyNode):
                 io.Conditioning.Output(display_name="conditioning"),
                 RegionsSocket.Output(display_name="regions"),
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )
 
     @classmethod
@@ -189,7 +189,7 @@ class CrossAttentionMask(io.ComfyNode):
                 conditioning = annotate_given(given, clip, text, annotation)
             shown = _shown(words, lost, automatic=not targets.strip())
             if lost:
-                log.warning("AsynDM: %s", shown)
+                Notices(display_node(cls.hidden))(shown)
         regions = Regions(words, threshold, update, mask, mask_mode, grow, feather)
         picker = {"text": text, "targets": targets}
         return io.NodeOutput(conditioning, regions, ui={**ui.PreviewText(shown).as_dict(), "asyndm": [picker]})

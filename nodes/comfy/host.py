@@ -135,7 +135,6 @@ class ComfyHost:
         unets = {model: self.unet if model is self.model else model.diffusion_model for model in self.models}
         start = ComfyHost.denoise.__code__
         self._arrival = Arrival(guider, unets, lambda: self.model_options, latent.shape[-2:], start, WRAPPER_KEY)
-        self._level = 0.0
         self._pixels: PixelTimesteps | None = None
         self._watching = False
         self._every_prediction = False
@@ -168,17 +167,17 @@ class ComfyHost:
 
         Where it is another value everywhere, ComfyUI's ranges and hooks still go by ``reference``, as for any map.
         """
-        self._watching, self._seen, self._done, self._reference = watch, self._nothing_seen(), set(), reference
+        self._watching, self._seen, self._done = watch, self._nothing_seen(), set()
         groups = groups or grouped(sigma[:, 0])
         uniform = groups.count == 1 and (reference is None or groups.least == float(reference.to(x.dtype)))
         self._pixels = None if uniform else groups.of(sigma[:, 0])
         if reference is not None:
-            self._enter_level(float(reference))
+            self._enter_step(reference)
         lacking = "AsynDM reading its attention" if uniform else "the noise level of every pixel"
         with self._arrival.guarded(lacking) if watch or not uniform else nullcontext():
             denoised = self._stock(x, sigma) if uniform else self._at_map(x, sigma, reference)
         if watch:
-            self._arrival.check_read(self.words, self._level)
+            self._arrival.check_read(self.words, self._reference)
         return Prediction(denoised, self._uncond)
 
     def _stock(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -198,12 +197,12 @@ class ComfyHost:
         check_prediction(self.guider, denoised, x)
         return denoised if mask is None else blend(denoised, given, mask)
 
-    def _enter_level(self, level: float) -> None:
+    def _enter_step(self, reference: Tensor) -> None:
         """Note the sigma of this step. Where it rises another pass begins: a cache (EasyCache, LazyCache) begins anew."""
-        options = self.model_options.get("transformer_options", {})
-        if "easycache" in options and level > self._level > 0:
+        options, before = self.model_options.get("transformer_options", {}), self._reference
+        if "easycache" in options and before is not None and reference > before:
             options["easycache"] = options["easycache"].clone().prepare_timesteps(self.sampling)
-        self._level = level
+        self._reference = reference
 
     def _mask_now(self) -> Tensor | None:
         """The denoise mask, as another node's function of one noise level (Differential Diffusion) has it for every pixel.

@@ -393,6 +393,23 @@ def test_what_the_server_says_of_a_run_is_on_its_node(page: Page) -> None:
     assert notices(page) == []
 
 
+def test_what_was_skipped_is_on_cross_attention_mask(page: Page) -> None:
+    """As wildcards lose a target that the text before the run has: the line comes with the run, and goes with the next."""
+    load(page, demo(), "AsynDM_CrossAttentionMask")
+    mask = "AsynDM_CrossAttentionMask"
+    page.set(mask, "text", "a green boat on the sea under {two moons|two moons}, {sun|sun|}")
+    page.set(mask, "targets", "boat, moons, sun")
+    page.set(mask, "lost_targets", "skip")
+    said = "return [...document.querySelectorAll('.asyndm-picker .asyndm-said')].map((e) => e.textContent)"
+    assert page.js(said) == []
+    page.js("testing.widget(arguments[0], 'text').serializeValue = () => 'a green boat on the sea under two moons'", mask)
+    page.run()
+    assert page.js(said) == ["Targets: boat, moons (not in the prompt, skipped: sun)"]
+    page.set(mask, "targets", "boat, moons")
+    page.run()
+    assert page.js(said) == []
+
+
 def test_notices_are_shown_without_a_preview_too(page: Page) -> None:
     load(page, demo(preview=False))
     assert not page.element(".asyndm-run").is_displayed()

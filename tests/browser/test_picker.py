@@ -154,6 +154,26 @@ def test_a_narrow_node_keeps_its_buttons_inside(page: Page) -> None:
     assert targets(page) == "green boat, zebra"
 
 
+def test_names_can_be_read_at_a_usual_width(page: Page) -> None:
+    """And a name that is longer than the node ends in dots, with the whole of it in the tooltip."""
+    long = "a green boat on the sea under two moons"
+    one_mask(page, f"two moons, green boat, {long}")
+    names = """
+        return Object.fromEntries([...document.querySelectorAll('.asyndm-target .asyndm-name')].map((e) =>
+          [e.title, e.scrollWidth <= e.clientWidth]))
+    """
+    for width in (300, 355, 420):
+        page.js("testing.find(arguments[0]).setSize([arguments[1], 620])", MASK, width)
+        page.frames()
+        whole = page.js(names)
+        assert whole["two moons"] and whole["green boat"], width
+    page.js("testing.find(arguments[0]).setSize([210, 620])", MASK)
+    page.frames()
+    assert page.js(names)[long] is False
+    style = "return getComputedStyle(document.querySelector('.asyndm-target .asyndm-name')).textOverflow"
+    assert page.js(style) == "ellipsis"
+
+
 def test_a_bypassed_node_is_dimmed(page: Page) -> None:
     """By itself on the classic canvas; the Nodes 2.0 renderer dims the whole node."""
     one_mask(page)

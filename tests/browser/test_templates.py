@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 from typing import Any
@@ -78,11 +79,22 @@ def untidy(seen: dict[str, Any]) -> list[str]:
     return found
 
 
-def open_template(page: Page, name: str) -> None:
+def open_template(page: Page, name: str, changed: dict[str, Any] | None = None) -> None:
     """Open a template as the template browser does: at the zoom that shows all of it. It gets an id that no test knows."""
-    workflow = {**WORKFLOWS[name], "id": str(uuid4())}
+    workflow = {**(changed or WORKFLOWS[name]), "id": str(uuid4())}
     page.settled("await app.loadGraphData(arguments[0], true, true, arguments[1], { openSource: 'template' })", workflow, name)
     page.frames(8)
+
+
+def on_the_demo_model(workflow: dict[str, Any]) -> dict[str, Any]:
+    """A template with the demo model in the place of its checkpoint, and a picture that it can draw."""
+    changed = copy.deepcopy(workflow)
+    for node in changed["nodes"]:
+        if node["type"] == "CheckpointLoaderSimple":
+            node |= {"type": "AsynDM_DemoModel", "inputs": [], "widgets_values": [], "properties": {}}
+        elif node["type"] == "EmptyLatentImage":
+            node["widgets_values"] = [128, 128, 1]
+    return changed
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
@@ -92,7 +104,7 @@ def test_opens_tidy_and_stays_so(page: Page, name: str) -> None:
     assert untidy(seen) == []
     assert seen["scale"] >= (ZOOM_OF_FIRST if name == FIRST else ZOOM)
     if page.js("return !testing.find('AsynDM_DemoModel')"):
-        return
+        open_template(page, name, on_the_demo_model(WORKFLOWS[name]))
     page.js(
         "for (const w of testing.all().flatMap((n) => n.widgets ?? [])) if (w.name === 'steps') w.value = arguments[0]", STEPS
     )

@@ -196,6 +196,16 @@ def test_the_node_is_told_what_the_log_says(make: Any, preview: bool, server: Se
     assert told(server, make(6, preview), event=notices.EVENT) == ([], [])
 
 
+def test_the_node_is_told_of_a_skipped_target(server: Server) -> None:
+    """Cross-Attention Mask itself, which is not the node that samples."""
+    prompt = graph(7, False)
+    prompt["words"]["inputs"] |= {"targets": "wolf, green boat", "lost_targets": "skip"}
+    mine, others = told(server, prompt, event=notices.EVENT)
+    text = "Targets: green boat (not in the prompt, skipped: wolf)"
+    assert [(message["node"], message["text"]) for message in mine] == [("words", text)] and others == []
+    assert f"AsynDM: {text}" in server.log
+
+
 def test_what_is_cached_tells_the_browser_of_now(server: Server) -> None:
     """Apply AsynDM is not executed again, yet its runs are shown where they are queued."""
     told(server, graph_of_apply(4, True), "one")

@@ -11,9 +11,15 @@ from typing import Any
 
 import pytest
 import torch
-from asyndm_pack.asyndm_core.regions import Regions, Target
+from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap
+from asyndm_pack.asyndm_core.run import Snapshot
+from asyndm_pack.nodes.comfy.sampling import Options, apply
+from asyndm_pack.nodes.cross_attention_mask import CrossAttentionMask
+from asyndm_pack.nodes.demo_model import load_demo_model
 from comfy_execution.utils import CurrentNodeContext
 from tiny import FOX_AND_HAT, LEFT, asyn, difference, flat, ksampler, latent, painted
+
+import nodes as comfy_nodes
 
 EMPTY, FULL = torch.zeros(1, 64, 64), torch.ones(1, 8, 8)
 FOX = (Target("fox"),)
@@ -103,3 +109,34 @@ def test_tiles_of_one_node_are_told_once_of_the_mask(lines: Callable) -> None:
         run()
         run()
     assert lines() == []
+
+
+LONG = (
+    "masterpiece, best quality, a green boat on the sea under two moons, a red tree beside a yellow house, a white cat, a blue "
+    "hat, an orange ball, a purple mountain, standing, skin, 35mm film, soft light, depth of field"
+)
+THINGS = (
+    "green boat, sea, two moons, red tree, yellow house, white cat, blue hat, orange ball, purple mountain, skin, film, light, "
+    "field"
+)
+
+
+@pytest.mark.parametrize("typed", ["", THINGS], ids=["chosen automatically", "13 targets"])
+def test_a_long_prompt_leaves_room_or_it_is_said(typed: str, lines: Callable) -> None:
+    """What is chosen by itself leaves a tenth of the picture to run ahead; where too much is named, the notice comes."""
+    model, clip, _ = load_demo_model()
+    conditioning, regions = CrossAttentionMask.execute(clip, LONG, typed, 1.0, "every step").result
+    (negative,) = comfy_nodes.CLIPTextEncode().encode(clip, "")
+    snapshots: list[Snapshot] = []
+    patched = apply(model, TimestepMap(regions), Options(on_step=snapshots.append))
+    (image,) = comfy_nodes.EmptyLatentImage().generate(128, 128)
+    comfy_nodes.common_ksampler(patched, 7, 12, 4.5, "euler", "normal", conditioning, negative, image)
+    free = [float((snapshot.owner < 0).float().mean()) for snapshot in snapshots[1:]]
+    crowded = sum(share < 0.1 for share in free) >= 3
+    said = lines()
+    if typed:
+        assert len(regions.targets) == 13 and crowded
+        assert len(said) == 1 and "% of the picture can run ahead" in said[0]
+    else:
+        assert [target.text for target in regions.targets] == ["green boat", "sea", "two moons"]
+        assert not crowded and said == []

@@ -17,7 +17,6 @@ from benchmarks.alignment.readings import Reading, Weigher, automatic_strength
 from benchmarks.alignment.report import compare, count_all
 from benchmarks.alignment.sampling import latents_of, plan_of
 from benchmarks.alignment.scenes import batches, choose_scenes, drawn_regions, seen_regions
-from demo.config import WEIGHTS
 from demo.model import load
 from demo.sample import Settings, sample_demo
 from demo.scorer import read
@@ -166,7 +165,6 @@ def test_figures_of_masks_are_shares() -> None:
     assert np.isnan(figures(region & False, np.zeros((1, 4, 4)), things)[0, 1])
 
 
-@pytest.mark.skipif(not WEIGHTS.is_file(), reason="the demo model's weights are not here")
 def test_many_prompts_are_as_each_alone() -> None:
     """Each picture of a batch follows its own prompt's words."""
     model = load()

@@ -13,7 +13,7 @@ from PIL import Image
 from asyndm_core.regions import Regions, Target, TimestepMap
 from asyndm_core.tokens import UnknownWordError
 from demo import __main__ as command
-from demo.config import FACTOR, WEIGHTS
+from demo.config import FACTOR
 from demo.model import DemoModel, build, sample
 from demo.sample import Settings, choose_targets, sample_demo, seeded_noise, token_positions
 from demo.scorer import read
@@ -178,7 +178,6 @@ def test_words_the_model_never_saw_are_named(
     assert "never seen: dragon" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(not WEIGHTS.is_file(), reason="the demo model's weights are not in this checkout")
 def test_the_shipped_model_makes_pictures() -> None:
     """Trained weights: a picture has light and dark, and the words are found in different places."""
     result = sample_demo(command.load_model(), PROMPT, WORDS, [1], Settings(steps=10))
@@ -187,7 +186,6 @@ def test_the_shipped_model_makes_pictures() -> None:
     assert (boat - moons).abs().mean() > 0.1
 
 
-@pytest.mark.skipif(not WEIGHTS.is_file(), reason="the demo model's weights are not in this checkout")
 def test_a_thing_is_taken_out_by_its_word() -> None:
     """The scorer sees the moons before, none afterwards, and the boat both times; nothing is changed outside of the hole."""
     removal = command.remove(command.load_model(), command.PROMPT, command.REMOVED, command.LEFT, 8, Settings())

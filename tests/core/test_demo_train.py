@@ -15,7 +15,6 @@ from demo.model import load
 from demo.world import draw, sample_scene
 
 
-@pytest.mark.skipif(not WEIGHTS.is_file(), reason="the demo model's weights are not in this checkout")
 def test_going_on_from_trained_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipped autoencoder's latents of busy drawings; at learning rate 0 a checkpoint is the weights it began with."""
     monkeypatch.setattr(train, "build_tokenizer_files", lambda folder: None)

@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { css, regionColour } from "../../web/lib/colours.mjs";
-import { backgroundDenoise, leftAt, planned, progressLine } from "../../web/lib/curves.mjs";
+import { backgroundDenoise, leftAt, linesOf, planned, progressLine } from "../../web/lib/curves.mjs";
 import * as prompt from "../../web/lib/prompt.mjs";
 
 const golden = JSON.parse(readFileSync(new URL("./golden.json", import.meta.url), "utf8"));
@@ -25,6 +25,20 @@ test("regions of a chain are Python's", () => {
   }
   const [first, second] = planned(golden.plans[0].layers);
   assert.deepEqual([first.layer, first.target, second.target], [0, 0, 1]);
+});
+
+test("lines of pixels that lead are Python's", () => {
+  for (const { layer, lines } of golden.leads) {
+    const { lineOf, background, kept } = linesOf(20, [layer]);
+    const ours = [...planned([layer]).map(lineOf), background, kept];
+    assert.equal(ours.length, lines.length);
+    ours.flat().forEach((q, n) => assert.ok(Math.abs(q - lines.flat()[n]) < 1e-5, `${layer.mode} ${layer.lead} at ${n}`));
+    const noised = linesOf(20, [{ ...layer, knownPixels: "noised" }]);
+    assert.equal(noised.kept, null);
+    assert.deepEqual(noised.background, progressLine(20, "linear", 0, false, backgroundDenoise([layer])));
+    assert.deepEqual(linesOf(20, [{ ...layer, knownPixels: "clean" }]).kept, Array(21).fill(20));
+    assert.equal(linesOf(20, [{ ...layer, mode: "synchronous" }]).kept, null);
+  }
 });
 
 test("what is left between the steps of a line", () => {
@@ -121,4 +135,6 @@ test("a click makes a target, another unmakes it", () => {
   assert.equal(prompt.formatTargets(prompt.withStrength(once, 1, 0.333)), "hat:0.4, red fox:0.33");
   assert.equal(prompt.formatTargets(prompt.withStrength(once, 0, null)), "hat, red fox");
   assert.equal(prompt.formatTargets(prompt.withStrength(once, 0, 7)), "hat:1, red fox");
+  const wrong = prompt.parseTargets("sea:7, boat:-.5, hat:0.333, sea");
+  assert.equal(prompt.formatTargets(prompt.withStrength(wrong, 2, 0.666)), "sea:7, boat:-0.5, hat:0.67, sea");
 });

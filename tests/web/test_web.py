@@ -20,6 +20,7 @@ from asyndm_core.clock import Clock
 from asyndm_core.curves import CURVES
 from asyndm_core.pictures import COLOURS, palette, plain_clock, progress_line
 from asyndm_core.regions import MODES, Regions, Target, TimestepMap, make_plan
+from asyndm_core.run import Lead, known_progress, progress
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden.json"
@@ -138,6 +139,51 @@ def plans() -> list[dict[str, Any]]:
     return result
 
 
+def led_line(clock: Clock, lead: Lead, curve: str = "linear", strength: float = 0.0) -> list[float]:
+    """What a run shows of a pixel that leads, in float64."""
+    state, line = clock.start(()).double(), []
+    for step in range(clock.steps):
+        line.append(float(progress(clock, state, step, None, lead)))
+        state = clock.advance(state, step, curve, strength)
+    return [*line, float(progress(clock, state, clock.steps, None, lead))]
+
+
+def leads() -> list[dict[str, Any]]:
+    """Timestep maps whose known pixels run ahead: the lines of their regions, of the background and of what a mask keeps."""
+    result = []
+    for changes in (
+        {},
+        {"mode": "concave", "lead": 0.1},
+        {"region_denoise": 0.7, "background_denoise": 0.3},
+        {"region_denoise": 1.0, "background_denoise": 0.0, "lead": 0.35, "curve": "exponential"},
+    ):
+        timestep_map = TimestepMap(Regions((Target("rabbit", 0.5),)), **{"known_pixels": "ahead", **changes})
+        clock, plan = plain_clock(20), make_plan(timestep_map, 4, 4)
+        known = known_progress(clock, plan)
+        lines = [
+            led_line(clock, Lead(torch.tensor(1.0 - denoise, dtype=torch.float64), known), curve, strength)
+            for curve, strength, denoise in (
+                *((region.curve, region.strength, region.denoise) for region in plan.regions),
+                ("linear", 0.0, plan.background_denoise),
+            )
+        ]
+        layer = {
+            "targets": [{"text": "rabbit", "strength": 0.5}],
+            "curve": timestep_map.curve,
+            "strength": timestep_map.strength,
+            "mode": timestep_map.mode,
+            "preset": timestep_map.preset,
+            "knownPixels": timestep_map.known_pixels,
+            "lead": timestep_map.lead,
+            "painted": False,
+            "maskMode": "limit",
+            "regionDenoise": timestep_map.region_denoise,
+            "backgroundDenoise": timestep_map.background_denoise,
+        }
+        result.append({"layer": layer, "lines": [*lines, known]})
+    return result
+
+
 def found(prompt: str, target: str) -> list[list[int]]:
     """Where a target is in the plain text, counted as JavaScript counts: a character beyond U+FFFF is two."""
     text = words.plain_text(prompt)
@@ -214,6 +260,7 @@ def golden() -> dict[str, Any]:
     return {
         "schedules": schedules(),
         "plans": plans(),
+        "leads": leads(),
         "colours": {"table": COLOURS, "palette": (palette(28) * 255).tolist()},
         "words": words.WORD_LISTS,
         "prompts": [
@@ -252,6 +299,9 @@ def test_golden_is_what_python_says() -> None:
     for entry, fresh in zip(written["schedules"], now["schedules"], strict=True):
         assert entry.pop("line") == pytest.approx(fresh.pop("line"), abs=1e-8), entry
         assert entry == fresh
+    for entry, fresh in zip(written["leads"], now["leads"], strict=True):
+        for line, wanted in zip(entry.pop("lines"), fresh.pop("lines"), strict=True):
+            assert line == pytest.approx(wanted, abs=1e-8), entry
     for entry, fresh in zip(written["colours"].pop("palette"), now["colours"].pop("palette"), strict=True):
         assert entry == pytest.approx(fresh, abs=1e-3)
     assert written == now, "run: python -m tests.web.test_web"

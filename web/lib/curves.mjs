@@ -83,3 +83,26 @@ export function planned(layers) {
     return [...own, ...mask];
   });
 }
+
+/**
+ * What a chain does over its steps, as asyndm_core/run.py has it: lineOf (a region of planned -> its line), the background's
+ * line, and the line of pixels that an inpainting mask keeps, null where that is the background's.
+ */
+export function linesOf(steps, layers) {
+  const { knownPixels, lead, preset } = layers[0];
+  const known = layers.some(({ mode }) => mode !== "synchronous") ? knownPixels : "noised";
+  const paper = preset === "paper";
+  const [first, ...others] = planned(layers);
+  const uniform = first?.name === "all pixels" && !others.length;
+  const even = uniform ? progressLine(steps, first.curve, first.strength, paper) : progressLine(steps, "linear", 0);
+  const ahead = known === "ahead" && lead > 0 ? even.map((q) => Math.min(q + lead * steps, steps)) : null;
+  const line = (curve, strength, preceded, denoise) => {
+    if (!ahead) return progressLine(steps, curve, strength, preceded, denoise);
+    return progressLine(steps, curve, strength, preceded).map((q, step) => q * denoise + ahead[step] * (1 - denoise));
+  };
+  return {
+    lineOf: ({ curve, strength, denoise }) => line(curve, strength, paper, denoise),
+    background: line("linear", 0, false, backgroundDenoise(layers)),
+    kept: known === "clean" ? Array(steps + 1).fill(steps) : ahead,
+  };
+}

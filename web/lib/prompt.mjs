@@ -151,9 +151,9 @@ export function parseTargets(typed) {
   return targets;
 }
 
-/** Targets as a person would type them: "rabbit, basketball:0.4". The inverse of parseTargets, strengths to 0.01. */
+/** Targets as a person would type them: "rabbit, basketball:0.4". The inverse of parseTargets: numbers stay, wrong ones too. */
 export function formatTargets(targets) {
-  return targets.map(({ text, strength }) => (strength === null ? text : `${text}:${round(strength)}`)).join(", ");
+  return targets.map(({ text, strength }) => (strength === null ? text : `${text}:${strength}`)).join(", ");
 }
 
 /** A strength as it is written down: in [0, 1], to 0.01. */

@@ -5,7 +5,7 @@ import { css } from "../lib/colours.mjs";
 import { isFree } from "../lib/graph.mjs";
 import { formatTargets, mark, phraseBetween, pieces, plainText, toggled, withStrength } from "../lib/prompt.mjs";
 import { t } from "./locale.mjs";
-import { saying } from "./notices.mjs";
+import { noticesOf, saying } from "./notices.mjs";
 import { scheduleOf, skipsLost, wordsOf } from "./regions.mjs";
 import { addView, beginWith, element, refreshSoon, remember, setWidget } from "./view.mjs";
 
@@ -38,7 +38,8 @@ export function addPicker(node) {
     const { colours, strength } = scheduleOf(node, words.targets.length);
     const free = isFree(app.rootGraph, node, "targets");
     const skips = skipsLost(node);
-    const state = JSON.stringify([words, colours, strength, free, skips]);
+    const said = noticesOf(node);
+    const state = JSON.stringify([words, colours, strength, free, skips, said]);
     if (state === shown) return;
     shown = state;
     const plain = plainText(words.text ?? "");
@@ -50,7 +51,7 @@ export function addPicker(node) {
     }
     prompt.replaceChildren(...promptParts());
     list.replaceChildren(...(now.automatic || now.replaced ? [] : now.targets.map(targetRow)));
-    note.replaceChildren(...notes());
+    note.replaceChildren(...notes(), ...said.map((text) => saying("notice", text)));
   }
 
   // --- the prompt ---

@@ -2,9 +2,9 @@
 
 import { app } from "../../../scripts/app.js";
 import { css } from "../lib/colours.mjs";
-import { backgroundDenoise, leftAt, progressLine, wholeDenoise } from "../lib/curves.mjs";
+import { leftAt, linesOf, wholeDenoise } from "../lib/curves.mjs";
 import { asksForMore, mapFault } from "../lib/faults.mjs";
-import { isFree, origin, valueOf } from "../lib/graph.mjs";
+import { isFree, origin } from "../lib/graph.mjs";
 import { formatTargets, round, withStrength } from "../lib/prompt.mjs";
 import { t } from "./locale.mjs";
 import { saying } from "./notices.mjs";
@@ -35,11 +35,11 @@ export function addSchedule(node) {
 
   function refresh() {
     const layers = layersOf(node);
-    const paper = valueOf(app.rootGraph, node, "preset") === "paper";
+    const { lineOf, background, kept } = linesOf(STEPS, layers);
     const regions = colouredRegions(layers).map((region) => ({
       ...region,
       name: region.target === null ? t(region.name === "painted" ? "painted" : "allPixels") : region.name,
-      line: progressLine(STEPS, region.curve, region.strength, paper, region.denoise),
+      line: lineOf(region),
       place: region.curve === "linear" ? null : strengthWidget(region),
     }));
     const size = [Math.round(canvas.clientWidth), Math.round(canvas.clientHeight)];
@@ -47,8 +47,8 @@ export function addSchedule(node) {
     now = {
       layers,
       regions,
-      background: progressLine(STEPS, "linear", 0, false, backgroundDenoise(layers)),
-      kept: layers.some(({ mode }) => mode !== "synchronous") ? keptLine(layers) : null,
+      background,
+      kept,
       whole: wholeDenoise(layers) || 1,
       size,
       ink,
@@ -160,13 +160,6 @@ export function addSchedule(node) {
   new ResizeObserver(refreshSoon).observe(canvas);
   addView(node, "asyndm_schedule", body, refresh, LEAST);
   beginWith(node, 0, node.computeSize()[1] + NEW);
-}
-
-/** The line of the pixels that an inpainting mask keeps, where they do not have the background's; null where they do. */
-function keptLine([{ knownPixels, lead }]) {
-  if (knownPixels === "noised" || (knownPixels === "ahead" && lead === 0)) return null;
-  const ahead = knownPixels === "ahead" ? lead * STEPS : STEPS;
-  return Array.from({ length: STEPS + 1 }, (_, step) => Math.min(step + ahead, STEPS));
 }
 
 const percent = (denoise) => Math.round(100 * denoise);
