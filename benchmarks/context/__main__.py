@@ -29,12 +29,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..pictures import pictures_in, read_picture
 from .measure import LAGS, TIMESTEPS, Changes, changes, errors, suggested_lead
 
 BATCH = 32
 REGIONS = 4
 """Of each of the user's pictures, one after another."""
-KINDS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def of_the_demo_model(count: int, seed: int, things: bool = False) -> Tensor:
@@ -75,16 +75,6 @@ def boxes(size: Sequence[int], count: int, rng: np.random.Generator) -> Tensor:
         top, left = rng.integers(size[0] - height + 1), rng.integers(size[1] - width + 1)
         one[:, top : top + height, left : left + width] = True
     return region
-
-
-def read_picture(path: Path, size: int) -> Tensor:
-    """An IMAGE (1, size, size, 3): the middle of the picture."""
-    with Image.open(path) as opened:
-        picture = opened.convert("RGB")
-    side = min(picture.size)
-    left, top = ((edge - side) // 2 for edge in picture.size)
-    picture = picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(picture)).float()[None] / 255
 
 
 def of_a_checkpoint(models: tuple[Any, Any, Any], pictures: Sequence[Path], size: int, seed: int, prompt: str = "") -> Tensor:
@@ -201,16 +191,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if flags.checkpoint is None:
         found = of_the_demo_model(flags.scenes, flags.seed, flags.things)
     else:
-        from ..own_checkpoint import load_models
+        from ..own_checkpoint.sampling import load_models
         from ..real_comfyui import load_pack
 
-        files = [] if flags.pictures is None else sorted(p for p in flags.pictures.glob("*") if p.suffix.lower() in KINDS)
-        if not files:
-            sys.stderr.write(f"error: no picture ({', '.join(KINDS)}) in {flags.pictures}: give a folder with --pictures.\n")
-            return 2
         try:
+            if flags.pictures is None:
+                raise ValueError("A checkpoint needs pictures: give a folder of them with --pictures.")
+            files = pictures_in(flags.pictures)
             load_pack(cpu=not torch.cuda.is_available())
-        except OSError as problem:
+        except (ValueError, OSError) as problem:
             sys.stderr.write(f"error: {problem}\n")
             return 2
         found = of_a_checkpoint(load_models(flags.checkpoint), files, flags.size, flags.seed, flags.prompt)
