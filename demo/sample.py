@@ -56,10 +56,14 @@ class Settings:
 
 
 class Inpaint(NamedTuple):
-    """Pictures of which a part is drawn anew: their latents (B, 12, h, w), and a mask (B, 1, h, w), 1 where it is drawn."""
+    """Pictures of which a part is drawn anew: their latents (B, 12, h, w), and a mask (B, 1, h, w), 1 where it is drawn.
+
+    around: the host of a run, around the model's; experiments give their own.
+    """
 
     latents: Tensor
     mask: Tensor
+    around: type[InpaintingHost] = InpaintingHost
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,11 +164,11 @@ def sample_plan(
         if inpaint is None:
             return whole
         given = inpaint.latents + sigma * x
-        return given if settings.denoise < 1 else torch.where(sigma < clock.sigmas[0], given, whole)
+        return given if settings.denoise < 1 else torch.where(sigma < clock.sigmas[0], given, inpaint.latents + whole)
 
     share = None
     if inpaint is not None:
-        host = InpaintingHost(host, inpaint.latents, inpaint.mask, lambda sigma: inpaint.latents + sigma * x)
+        host = inpaint.around(host, inpaint.latents, inpaint.mask, lambda sigma: inpaint.latents + sigma * x)
         share = drawn(inpaint.mask)
     shape_of_map = (len(seeds), height, width)
     latents = generate(

@@ -6,8 +6,8 @@
 Drawings of the demo world with a hole where one of their things stands. Task "replace": the prompt names another thing
 there. Task "remove": it names only what is left. Task "edit": as replace, but without a mask: the new thing's word is looked
 for in the drawing (region_denoise and background_denoise). Every arm draws the same cases from the same seeds; differences are
-paired. Pictures are kept in OUT/pictures, so that a second call only measures them; --arms samples some only. --steps,
---cfg, --sampler and --eta hold for all arms.
+paired. Pictures are kept in OUT/pictures, so that a second call only measures them; --arms samples some only, --peers what
+others do, too. --steps, --cfg, --sampler and --eta hold for all arms.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,73 +26,22 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from asyndm_core.attention import token_columns
-from asyndm_core.regions import Regions, Target, TimestepMap, make_plan
-from demo.config import FACTOR, MAX_TOKENS
+from asyndm_core.regions import make_plan
+from demo.config import MAX_TOKENS
 from demo.evaluate import to_pixels
 from demo.model import DemoModel, load
-from demo.sample import SAMPLER_NAMES, Inpaint, Settings, decode, sample_plan, token_positions
+from demo.sample import SAMPLER_NAMES, Settings, decode, sample_plan, token_positions
 from demo.scorer import score
 
 from ..alignment.report import compare
+from .arms import ARMS, EDITS, PEERS, Arm, encoded, holes
 from .cases import TASKS, Case, choose_cases, edge_error, outside_error, right_in_hole, ring_error
 
+EVERY_ARM = ARMS + EDITS + PEERS
 RESULTS = Path(__file__).parent / "results"
 FIRST_SEED = 20_000
 BATCH = 30
 
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to inpaint. timestep_map: its target stands for the case's. painted: its region is the hole."""
-
-    name: str
-    timestep_map: TimestepMap
-    painted: bool = False
-
-
-LEADS = (0.1, 0.2, 0.3)
-"""Shares of the schedule."""
-
-
-def _arms() -> tuple[Arm, ...]:
-    word = TimestepMap(Regions((Target("the thing"),)))
-    ways = (
-        Arm("synchronous", replace(word, strength=0.0)),
-        Arm("asynchronous", word),
-        Arm("asynchronous, the hole painted", word, painted=True),
-    )
-    kinds = [("noised", 0.0), ("clean", 0.0), *(("ahead", lead) for lead in LEADS)]
-    return tuple(
-        replace(
-            way, name=f"{way.name}, {how}{f' {lead:g}' if lead else ''}",
-            timestep_map=replace(way.timestep_map, known_pixels=how, lead=lead),
-        )
-        for how, lead in kinds
-        for way in ways
-        if not (way.painted and how == "clean")  # the synchronous one over again: the hole is all that is noisy
-    )  # fmt: skip
-
-
-ARMS = _arms()
-"""The first is ComfyUI's inpainting, which the others are compared with."""
-
-
-def _edits() -> tuple[Arm, ...]:
-    word = TimestepMap(Regions((Target("the thing"),), grow=1), strength=0.0)
-    shares = [(0.7, 0.7), (0.7, 0.3), (1.0, 0.3), (1.0, 0.0)]
-    return tuple(
-        Arm(
-            f"region {region:g}, background {background:g}{f', ahead {lead:g}' if lead else ''}",
-            replace(word, region_denoise=region, background_denoise=background, known_pixels=how, lead=lead),
-        )
-        for region, background in shares
-        for how, lead in [("noised", 0.0), *(("ahead", lead) for lead in LEADS)]
-        if not (region == background and lead)  # level: there is nothing to lead
-    )
-
-
-EDITS = _edits()
-"""Of task "edit". The first is ComfyUI's image to image."""
 
 FIGURES: dict[str, tuple[str, Callable[[np.ndarray, Case], float]]] = {
     "hole": ("right in the hole, %", lambda picture, case: 100.0 * right_in_hole(picture, case)),
@@ -107,13 +56,6 @@ Results = dict[str, dict[str, np.ndarray]]
 """By arm and figure: one number for each case."""
 
 
-def encoded(model: DemoModel, pictures: Sequence[np.ndarray]) -> Tensor:
-    """uint8 pictures -> their latents."""
-    images = torch.from_numpy(np.stack(pictures)).movedim(-1, 1) / 127.5 - 1
-    with torch.no_grad():
-        return model.vae.encode(images)
-
-
 def decoded(model: DemoModel, latents: Tensor) -> np.ndarray:
     """Latents -> uint8 pictures (B, 128, 128, 3)."""
     return to_pixels(decode(model, latents).movedim(-1, 1))
@@ -122,21 +64,18 @@ def decoded(model: DemoModel, latents: Tensor) -> np.ndarray:
 def sample_arm(
     arm: Arm, model: DemoModel, cases: Sequence[Case], seeds: Sequence[int], settings: Settings
 ) -> np.ndarray:  # fmt: skip
-    """Pictures of an arm, uint8 (B, 128, 128, 3). An arm of ``EDITS`` is not told where the hole is."""
-    holes = torch.from_numpy(np.stack([case.mask() for case in cases])).float()
-    timestep_map = arm.timestep_map
+    """Pictures of an arm, uint8 (B, 128, 128, 3)."""
+    timestep_map, inpaint = arm.timestep_map, arm.given(model, cases)
     if arm.painted:
-        timestep_map = replace(timestep_map, regions=replace(timestep_map.regions, mask=holes, mask_mode="replace"))
-    plan = make_plan(timestep_map, *(side // FACTOR for side in holes.shape[-2:]))
+        timestep_map = replace(timestep_map, regions=replace(timestep_map.regions, mask=holes(cases), mask_mode="replace"))
+    plan = make_plan(timestep_map, *inpaint.mask.shape[-2:])
     prompts = [case.scene.prompt() for case in cases]
     columns = torch.stack([
         token_columns(token_positions(model, prompt, [case.target]), MAX_TOKENS)
         for prompt, case in zip(prompts, cases, strict=True)
     ])[..., : len(plan.words)]  # fmt: skip
-    mask = holes[:, None, ::FACTOR, ::FACTOR]
-    inpaint = Inpaint(encoded(model, [case.drawing for case in cases]), torch.ones_like(mask) if arm in EDITS else mask)
-    settings = replace(settings, denoise=timestep_map.denoise)
-    return decoded(model, sample_plan(model, prompts, columns, plan, seeds, settings, inpaint=inpaint))
+    settings = arm.changed(replace(settings, denoise=timestep_map.denoise))
+    return decoded(model, sample_plan(model, prompts, columns, plan, seeds, settings, inpaint=inpaint, ahead=arm.ahead))
 
 
 def pictures_of(
@@ -169,7 +108,8 @@ def table(results: Results) -> str:
     """A Markdown table: each arm's means, and its paired differences from the first arm, with standard errors."""
     titles = ["arm", *(title for title, _ in FIGURES.values())]
     lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
-    first, *compared = [name for name in results if name in {arm.name for arm in ARMS + EDITS}]
+    titles_of = {arm.name: arm.title for arm in EVERY_ARM}
+    first, *compared = [name for name in results if name in titles_of]
     base = results[first]
     for name, result in results.items():
         cells = []
@@ -178,7 +118,7 @@ def table(results: Results) -> str:
             error = float(values.std() / len(values) ** 0.5)
             against = "" if name not in compared else f" ({pair.difference:+.1f} ± {pair.error:.1f})"
             cells.append(f"{values.mean():.1f} ± {error:.1f}{against}")
-        lines.append("| " + " | ".join([name, *cells]) + " |")
+        lines.append("| " + " | ".join([titles_of.get(name, name), *cells]) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -204,8 +144,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--pictures", type=int, default=240, help="cases of each task")
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=TASKS)
-    names = [arm.name for arm in ARMS + EDITS]
-    parser.add_argument("--arms", nargs="*", choices=names, default=names)
+    usual = [arm.name for arm in ARMS + EDITS]
+    parser.add_argument("--arms", nargs="*", choices=[arm.name for arm in EVERY_ARM], default=usual)
+    parser.add_argument("--peers", action="store_true", help="what others do, too; two of them take 6 times as long")
     parser.add_argument("--seed", type=int, default=41, help="of the choice of cases")
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help="of the noise")
     parser.add_argument("--steps", type=int, default=20)
@@ -219,8 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = Settings(flags.steps, flags.cfg, flags.sampler, flags.eta)
     model = load()
     for task in flags.tasks:
-        known = EDITS if task == "edit" else ARMS
-        arms = [arm for arm in known if arm.name in {known[0].name, *flags.arms}]
+        known = EDITS if task == "edit" else ARMS + PEERS
+        chosen = {known[0].name, *flags.arms, *(arm.name for arm in PEERS if flags.peers)}
+        arms = [arm for arm in known if arm.name in chosen]
         cases = choose_cases(task, flags.pictures, flags.seed)
         folder = flags.out / "pictures" / task
         pictures = {arm.name: pictures_of(arm, model, cases, folder, flags.first_seed, settings) for arm in arms}

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.inpainting.__main__ import ARMS, EDITS, decoded, encoded, sample_arm
+from asyndm_core.clock import Clock
+from asyndm_core.pictures import plain_clock
+from asyndm_core.regions import Plan
+from benchmarks.inpainting.__main__ import decoded, main, sample_arm
+from benchmarks.inpainting.arms import ARMS, EDITS, PEERS, encoded, falling
 from benchmarks.inpainting.cases import TASKS, choose_cases, edge_error, outside_error, right_in_hole, ring_error
 from demo.config import FACTOR
 from demo.model import load
@@ -70,3 +77,37 @@ def test_an_edit_starts_from_the_drawing() -> None:
     level, even, ahead = (np.mean([outside_error(p, c) for p, c in zip(f, cases, strict=True)]) for f in found.values())
     assert even < level and ahead < level
     assert (found["region 0.7, background 0.3"] != found["region 0.7, background 0.3, ahead 0.2"]).any()
+
+
+def test_a_falling_lead() -> None:
+    """The whole lead at first, none at the end; known pixels never get noisier."""
+    clock: Clock = plain_clock(20)
+    found = falling(clock, Plan(lead=0.2))
+    assert found[:9] == pytest.approx([step + 4.0 for step in range(9)])
+    assert found[12:] == pytest.approx(list(range(12, 21)))
+    assert all(later >= before - 1e-9 for before, later in pairwise(found))
+
+
+def test_resampling_takes_each_step_several_times() -> None:
+    """Another picture than one pass gives, from 6 times the evaluations; as many as 6 times the steps."""
+    model, cases = load(), CASES["replace"][:1]
+    arms, calls = {arm.name: arm for arm in (*ARMS, *PEERS)}, []
+    model.unet.register_forward_hook(lambda *_: calls.append(1))
+    pictures = []
+    for name in ("synchronous, noised", "resampled 6 times", "6 times the steps"):
+        calls.clear()
+        with torch.no_grad():
+            pictures.append(sample_arm(arms[name], model, cases, [1], Settings(steps=4)).astype(int))
+        assert len(calls) == (4 if name == "synchronous, noised" else 24), name
+    assert all(np.abs(pictures[0] - other).mean() > 0.1 for other in pictures[1:])
+
+
+def test_the_table_says_what_each_arm_is(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    names = ["VAE Encode (for Inpainting)", "Differential Diffusion", "synchronous, ahead 0.2, falling"]
+    flags = ["--pictures", "2", "--steps", "2", "--tasks", "remove", "--out", str(tmp_path)]
+    assert main([*flags, "--arms", *names]) == 0
+    said = (tmp_path / "remove" / "table.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in said.splitlines() if line.startswith("| ")][1:]
+    assert said in capsys.readouterr().out and len(rows) == 5
+    assert rows[0] == "synchronous, noised (ComfyUI's inpainting, with Set Latent Noise Mask)"
+    assert [row.split(" (ComfyUI's,")[0].split(" (no lead")[0] for row in rows[1:4]] == names
