@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .attention import Attention, enlarged
 from .curves import CURVES
+from .grid import TokenGrid
 
 MASK_MODES = ("limit", "add", "replace")
 UPDATES = ("every step", "fixed")
@@ -253,8 +254,8 @@ def fit_mask(mask: Tensor, height: int, width: int) -> Tensor:
     return mask.clamp(0, 1)
 
 
-def make_plan(timestep_map: TimestepMap, height: int, width: int) -> Plan:
-    """The plan of a run on latents of (height, width).
+def make_plan(timestep_map: TimestepMap, height: int, width: int, patch: tuple[int, int] = (1, 1)) -> Plan:
+    """The plan of a run on latents of (height, width), for a model that reads them in patches: all of it is in tokens.
 
     Chained maps keep their order, the earliest first. Fixed masks or the paper's preset hold for the run as a whole, so
     ValueError where chained maps disagree on them.
@@ -275,7 +276,8 @@ def make_plan(timestep_map: TimestepMap, height: int, width: int) -> Plan:
                 "Set the same on all of them."
             )
     whole = timestep_map.denoise
-    regions = tuple(region for layer in layers for region in _regions_of(layer, height, width, whole))
+    grid = TokenGrid((height, width), patch)
+    regions = tuple(region for layer in layers for region in _regions_of(layer, grid, whole))
     background = _share(asynchronous[0].background_denoise, whole) if asynchronous else 1.0
     fixed = "fixed" in updates
     known = layers[0].known_pixels if any(layer.mode != "synchronous" for layer in layers) else "noised"
@@ -299,10 +301,10 @@ def _share(denoise: float, whole: float) -> float:
     return denoise / whole if whole > 0 else 1.0
 
 
-def _regions_of(layer: TimestepMap, height: int, width: int, whole: float) -> list[Region]:
+def _regions_of(layer: TimestepMap, grid: TokenGrid, whole: float) -> list[Region]:
     """The regions of one timestep map: none if synchronous, one of all pixels if concave. ``whole``: the run's denoise."""
     asked, curve = layer.regions, layer.curve
-    mask = None if asked.mask is None else fit_mask(asked.mask, height, width)
+    mask = None if asked.mask is None else grid.mean(fit_mask(asked.mask, *grid.size))
     if layer.mode == "synchronous":
         return []
     own = [(t, layer.strength if t.strength is None else t.strength) for t in asked.targets]
@@ -313,10 +315,14 @@ def _regions_of(layer: TimestepMap, height: int, width: int, whole: float) -> li
     if asked.mask_mode == "replace" and painted:
         return painted
     limit = mask if asked.mask_mode == "limit" else None
-    words = [
-        Region(t.text, curve, k, t.text, asked.threshold, limit, asked.grow, asked.feather, denoise) for t, k in own
-    ]  # fmt: skip
+    grow, feather = _in_tokens(asked.grow, grid), asked.feather / max(grid.patch)
+    words = [Region(t.text, curve, k, t.text, asked.threshold, limit, grow, feather, denoise) for t, k in own]
     return words + (painted if asked.mask_mode == "add" else [])
+
+
+def _in_tokens(pixels: int, grid: TokenGrid) -> int:
+    """A number of latent pixels in tokens: at least one where it is not 0."""
+    return int(math.copysign(-(-abs(pixels) // max(grid.patch)), pixels))
 
 
 def synchronous(plan: Plan) -> Plan:

@@ -12,6 +12,7 @@ from torch import Tensor
 from .attention import Attention, AttentionSum, nothing_seen
 from .clock import Clock
 from .embedding import Groups, grouped
+from .grid import TokenGrid
 from .inpainting import HoldingHost
 from .regions import Ownership, Plan, Region, assign, denoise_map, first_assignment, synchronous, weights
 from .samplers import Noise, NoiseLaw, Prediction, Sampler, Step
@@ -93,6 +94,7 @@ class Lead(NamedTuple):
 class Now(NamedTuple):
     """Where a run stands before a step: the states (B, H, W), their sigmas (B, 1, H, W), and who owns each pixel.
 
+    H and W count tokens (see ``TokenGrid``), which are a UNet's pixels.
     kept (B, H, W): pixels that are clean from the start and never change, at sigma 0 and progress N; None: there are none.
     lead: None where nothing runs ahead.
     """
@@ -221,12 +223,13 @@ class _Evaluations:
 
 
 def _report(
-    on_step: Callable[[Snapshot], None] | None, clock: Clock, step: int, now: Now,
+    on_step: Callable[[Snapshot], None] | None, clock: Clock, grid: TokenGrid, step: int, now: Now,
     x: Tensor, denoised: Tensor, attention: Attention | None,
 ) -> None:  # fmt: skip
     if on_step is not None:
         q = progress(clock, now.state, step, now.kept, now.lead)
-        on_step(Snapshot(step, x, denoised, now.sigma, q, now.owned.owner, attention))
+        sigma, q, owner = (grid.to_pixels(each) for each in (now.sigma, q, now.owned.owner))
+        on_step(Snapshot(step, x, denoised, sigma, q, owner, attention))
 
 
 def sample(
@@ -240,44 +243,49 @@ def sample(
     on_step: Callable[[Snapshot], None] | None = None,
     fixed: bool = False,
     weigh: Weigh = weights,
+    patch: tuple[int, int] = (1, 1),
 ) -> Tensor:
     """Sample x (B, C, H, W), noised to ``begin.sigma``, to the end of the clock's table. Returns latents like x.
 
     Order within a step, as in the authors' code: the move q -> q' of step i uses the regions seen at step i - 1; then
     the model is evaluated, and its attention makes the regions of the next move. ``fixed`` keeps the first regions.
     A word owns nothing in steps where no prompt with it is in force, nor in the first one where one is again: it was not
-    seen before. weigh: how attention becomes weights of regions; experiments give their own.
+    seen before. weigh: how attention becomes weights of regions; experiments give their own. patch: (height, width) of the
+    model's tokens in latent pixels; ``begin`` is a map of tokens.
 
     The pixels of the next evaluation are grouped before this one: by the time that the host needs their number, it has
     arrived, and the device has not run out of work.
     """
-    shape = (x.shape[0], x.shape[-2], x.shape[-1])
+    grid = TokenGrid((x.shape[-2], x.shape[-1]), patch)
+    shape = (x.shape[0], *grid.shape)
     now, found, acts = begin, begin.owned.weights, None
     watch = bool(plan.words) and not fixed
     noise_sigmas = noise_table(clock.to(torch.device("cpu")), plan)
     ends_clean = float(noise_sigmas[-1]) == 0
     history = sampler.history()
-    groups = grouped(now.sigma[:, 0].to(x.dtype))
+    sigma = grid.to_pixels(now.sigma).to(x.dtype)
+    groups = grouped(sigma[:, 0])
     for step in range(clock.steps):
         before, acts = acts, host.acts(noise_sigmas[step]) if plan.words else None
         if step > 0 and (watch or acts is not before):
             now = now._replace(owned=assign(plan, found, acts))
         following = now.at(clock, move(clock, plan, now.state, step, now.owned), step + 1)
-        groups_next = grouped(following.sigma[:, 0].to(x.dtype))
+        sigma_next = grid.to_pixels(following.sigma).to(x.dtype)
+        groups_next = grouped(sigma_next[:, 0])
         within = groups.split(groups_next) if sampler.looks_ahead else None
-        report = partial(_report, on_step, clock, step, now)
+        report = partial(_report, on_step, clock, grid, step, now)
         model = _Evaluations(host, noise_sigmas[step], watch, report, groups, within)
         this_step = Step(
             index=step,
-            sigma=now.sigma.to(x.dtype),
-            sigma_next=following.sigma.to(x.dtype),
+            sigma=sigma,
+            sigma_next=sigma_next,
             clock=(noise_sigmas[step], noise_sigmas[step + 1]),
             ends_clean=ends_clean and step + 1 == clock.steps,
         )
         x = sampler.step(model, x, this_step, history, noise, host.law)
         if watch:
             found = weigh(plan, model.attention or nothing_seen(len(plan.words), x.device), shape, x.device)
-        now, groups = following, groups_next
+        now, sigma, groups = following, sigma_next, groups_next
     return x
 
 
@@ -313,16 +321,18 @@ def generate(
     weigh: Weigh = weights,
     drawn: Tensor | None = None,
     ahead: Ahead = known_progress,
+    patch: tuple[int, int] = (1, 1),
 ) -> Tensor:
     """A whole run on latents of ``shape`` (B, H, W). Where regions must be known before it, their words are looked for first.
 
     Fixed regions: in a synchronous pass. Regions with a denoise of their own: in the given latents, which they are to
     change or to keep. noised: sigmas (B, 1, H, W) -> the given latents at them. noise: a fresh source of noise for each
-    pass, from the same seed. See ``start`` and ``sample`` for the rest. Pixels that were kept, and known ones that ran ahead,
+    pass, from the same seed. patch: see ``sample``; the masks of the plan, and ``drawn``, are maps of tokens. See ``start`` and
+    ``sample`` for the rest. Pixels that were kept, and known ones that ran ahead,
     end as the given latents at the table's last sigma, as all others.
     """
-    plan = plan.to(clock.sigmas.device)
-    attention = None
+    plan, grid = plan.to(clock.sigmas.device), TokenGrid((shape[1], shape[2]), patch)
+    tokens, attention = (shape[0], *grid.shape), None
     if plan.words and not plan.level:
         attention = look(host, clock, shape, noised)
     elif plan.words and plan.fixed:
@@ -332,16 +342,17 @@ def generate(
             if snapshot.attention is not None:
                 mean.add(snapshot.attention)
 
-        begin = start(clock, even, shape, drawn=drawn, ahead=ahead)
-        sample(host, noised(begin.sigma), begin, clock, even, sampler, noise(even), keep)
+        begin = start(clock, even, tokens, drawn=drawn, ahead=ahead)
+        sample(host, noised(grid.to_pixels(begin.sigma)), begin, clock, even, sampler, noise(even), keep, patch=patch)
         attention = mean.mean()
     acts = host.acts(clock.sigmas[0].cpu()) if plan.words else None
-    begin = start(clock, plan, shape, attention, last_word, drawn, ahead, acts)
-    x, fixed = noised(begin.sigma), plan.fixed and attention is not None
+    begin = start(clock, plan, tokens, attention, last_word, drawn, ahead, acts)
+    sigma = grid.to_pixels(begin.sigma)
+    x, fixed = noised(sigma), plan.fixed and attention is not None
     if begin.lead is not None and begin.lead.until is not None:
-        host = HoldingHost(host, noised(torch.zeros_like(begin.sigma)), begin.lead.until)
-    x = sample(host, x, begin, clock, plan, sampler, noise(plan), on_step, fixed, weigh)
+        host = HoldingHost(host, noised(torch.zeros_like(sigma)), grid.to_pixels(begin.lead.until))
+    x = sample(host, x, begin, clock, plan, sampler, noise(plan), on_step, fixed, weigh, patch)
     unchanged = begin.kept if begin.lead is None else begin.lead.share == 1
     if unchanged is None:
         return x
-    return torch.where(unchanged[:, None], noised(clock.sigmas[-1].expand(shape)[:, None]), x)
+    return torch.where(grid.to_pixels(unchanged)[:, None], noised(clock.sigmas[-1].expand(shape)[:, None]), x)

@@ -32,16 +32,16 @@ def in_force(cond: Mapping[str, Any], sigma: Tensor | float) -> bool:
 class Arrival:
     """The guard of one run.
 
-    guider: the run's. unets: of the model and its copies. options: () -> ComfyUI's model_options of the run. size: of the
-    latents, (height, width). start: the code from which predictions are asked for; what comes after it on the stack is
-    between. own_key: of our own wrappers.
+    guider: the run's. entrances: what the networks of the model and its copies run first. options: () -> ComfyUI's
+    model_options of the run. size: of the latents, (height, width). start: the code from which predictions are asked for;
+    what comes after it on the stack is between. own_key: of our own wrappers.
     """
 
     def __init__(
-        self, guider: Any, unets: Mapping[nn.Module, nn.Module], options: Callable[[], dict], size: Sequence[int],
+        self, guider: Any, entrances: Mapping[nn.Module, nn.Module], options: Callable[[], dict], size: Sequence[int],
         start: types.CodeType, own_key: str,
     ) -> None:  # fmt: skip
-        self._guider, self._unets, self._options = guider, unets, options
+        self._guider, self._entrances, self._options = guider, entrances, options
         self._size, self._start, self._own_key = size, start, own_key
         self._guards: dict[nn.Module, RemovableHandle] = {}
         self._fault: InterferenceError | None = None
@@ -51,9 +51,9 @@ class Arrival:
 
     @contextmanager
     def guarded(self, what: str) -> Iterator[None]:
-        """While it lasts, whoever evaluates a UNet raises InterferenceError, but for ``let_through``. what: it would lack."""
+        """While it lasts, who evaluates a network raises InterferenceError, but for ``let_through``. what: it would lack."""
         self._fault, self._what = None, what
-        for model in self._unets:
+        for model in self._entrances:
             self._guard(model)
         try:
             yield
@@ -65,8 +65,8 @@ class Arrival:
             raise self._fault
 
     def _guard(self, model: nn.Module) -> None:
-        """Every forward of a UNet, also one that is written anew, embeds its timestep first."""
-        self._guards[model] = self._unets[model].time_embed.register_forward_pre_hook(lambda *_: self.interfered())
+        """Let the next evaluation of a copy raise."""
+        self._guards[model] = self._entrances[model].register_forward_pre_hook(lambda *_: self.interfered())
 
     @contextmanager
     def let_through(self, model: nn.Module) -> Iterator[None]:

@@ -38,7 +38,8 @@ from ...asyndm_core.samplers import Prediction
 from .arrival import Arrival, in_force
 from .conditioning import ANNOTATION, Annotation
 from .guidance import by_level, with_own_sigmas
-from .model import MapControl, ResidualBlocks, check_model, cross_attention_layers, fold, noise_law, told, unfold
+from .model import MapControl, ResidualBlocks, UNet, UnsupportedModelError, cross_attention_layers, fold, noise_law, unfold
+from .network import network_of
 from .sampler import check_prediction
 
 WRAPPER_KEY = "asyndm"
@@ -57,14 +58,15 @@ class _Weight(NamedTuple):
 
 
 class _MapCond(comfy.conds.CONDNoiseShape):
-    """The map of a cond. It reaches the model without the dimension of channels, (B, H, W).
+    """The map of a cond. It reaches the model without the dimensions of channels and frames, (B, H, W).
 
     So packs that cut into tiles all tensors that look like latents leave it whole, and it is seen not to fit.
     """
 
     def concat(self, others: Sequence[Any]) -> Tensor:
         """The maps of the conds of one batch."""
-        return super().concat(others)[:, 0]
+        maps = super().concat(others)
+        return maps.view(maps.shape[0], *maps.shape[-2:])
 
 
 class _Watched(NamedTuple):
@@ -114,7 +116,8 @@ class ComfyHost:
     """One run of a ComfyUI model through its guider. Implements ``run.Host``; lives as long as the run.
 
     guider: of ComfyUI, inside its sampling. extra_args: what ComfyUI's samplers get (model_options, seed). words: whose
-    attention is wanted. needs_uncond: whether the sampler wants the unconditional prediction too.
+    attention is wanted. latent: of ComfyUI, (B, C, H, W), or (B, C, 1, H, W) of the models whose images are single frames;
+    the host's own latents have no frames. needs_uncond: whether the sampler wants the unconditional prediction too.
     """
 
     def __init__(
@@ -122,7 +125,8 @@ class ComfyHost:
     ) -> None:
         self.guider = guider
         self.model = guider.inner_model
-        self.unet = check_model(self.model, latent)
+        self.network = network_of(self.model, latent)
+        self._framed = latent.ndim == 5
         self.sampling = self.model.model_sampling
         self.law = noise_law(self.sampling)
         self.seed = extra_args.get("seed")
@@ -132,9 +136,9 @@ class ComfyHost:
         self.model_options = self._with_wrappers(extra_args["model_options"], needs_uncond)
         self._picture = latent[:, :1]
         self._reference: Tensor | None = None
-        unets = {model: self.unet if model is self.model else model.diffusion_model for model in self.models}
+        entrances = {model: self.network.entrance(model.diffusion_model) for model in self.models}
         start = ComfyHost.denoise.__code__
-        self._arrival = Arrival(guider, unets, lambda: self.model_options, latent.shape[-2:], start, WRAPPER_KEY)
+        self._arrival = Arrival(guider, entrances, lambda: self.model_options, latent.shape[-2:], start, WRAPPER_KEY)
         self._pixels: PixelTimesteps | None = None
         self._watching = False
         self._every_prediction = False
@@ -152,6 +156,14 @@ class ComfyHost:
     def inpaint(self, model_k: Any, denoise_mask: Tensor | None) -> None:
         """Take over ComfyUI's own model of masked latents (KSamplerX0Inpaint) and its mask (1 where to denoise)."""
         self._model_k, self._denoise_mask = model_k, denoise_mask
+
+    def to_comfy(self, x: Tensor) -> Tensor:
+        """Latents (B, C, H, W) as ComfyUI has them for this model."""
+        return x[:, :, None] if self._framed else x
+
+    def from_comfy(self, x: Tensor) -> Tensor:
+        """ComfyUI's latents without the dimension of frames."""
+        return x[:, :, 0] if self._framed else x
 
     def clock(self, sigmas: Tensor, paper: bool) -> Clock:
         """The clock of a run over ComfyUI's table of sigmas; ``ModelSampling.sigmas`` is the model's noise grid."""
@@ -183,18 +195,21 @@ class ComfyHost:
     def _stock(self, x: Tensor, sigma: Tensor) -> Tensor:
         """ComfyUI's own call, at the sigma of each picture."""
         scalar = sigma[:, 0, 0, 0].to(x.dtype)
+        x = self.to_comfy(x)
         denoised = self._model_k(x, scalar, denoise_mask=self._denoise_mask, model_options=self.model_options, seed=self.seed)
         check_prediction(self.guider, denoised, x)
-        return denoised
+        return self.from_comfy(denoised)
 
     def _at_map(self, x: Tensor, sigma: Tensor, reference: Tensor | None) -> Tensor:
         """The same with every pixel at its own sigma."""
         scalar = sigma.amin(dim=(1, 2, 3)).to(x) if reference is None else x.new_full((x.shape[0],), float(reference))
-        mask, given = self._mask_now(), self._model_k.latent_image
+        mask, given = self._mask_now(), self.from_comfy(self._model_k.latent_image)
         if mask is not None:
-            x = blend(x, self.noised(self._model_k.noise, given, sigma), mask)
+            x = blend(x, self.noised(self.from_comfy(self._model_k.noise), given, sigma), mask)
+        x = self.to_comfy(x)
         denoised = self.guider(x, scalar, model_options=self.model_options, seed=self.seed)
         check_prediction(self.guider, denoised, x)
+        denoised = self.from_comfy(denoised)
         return denoised if mask is None else blend(denoised, given, mask)
 
     def _enter_step(self, reference: Tensor) -> None:
@@ -210,17 +225,23 @@ class ComfyHost:
         The function is asked once for each distinct level of the map.
         """
         mask, function = self._denoise_mask, self.model_options.get("denoise_mask_function")
-        if mask is None or function is None:
-            return mask
+        if mask is None:
+            return None
+        if function is None:
+            return self.from_comfy(mask)
         extra_options = {"model": self.guider, "sigmas": self._model_k.sigmas}
         at_level = lambda level: function(level.expand(mask.shape[0]), mask, extra_options=extra_options)  # noqa: E731
-        return by_level(self._levels(), at_level, mask)
+        return self.from_comfy(by_level(self._levels(), at_level, mask))
 
     def _levels(self) -> PixelTimesteps | None:
-        """The sigmas of the map, as the model is told them: not below its smallest. None where all are the same."""
+        """The sigmas of the map, as the model is told them: not below its smallest. None where all are the same.
+
+        The map is (B, H, W), or (B, 1, H, W) of a single frame, as ComfyUI's latents.
+        """
         if self._pixels is None:
             return None
-        return replace(self._pixels, values=self._pixels.values.clamp(min=self.sampling.sigmas[0]))
+        index = self._pixels.index[:, None] if self._framed else self._pixels.index
+        return replace(self._pixels, values=self._pixels.values.clamp(min=self.sampling.sigmas[0]), index=index)
 
     def attention(self) -> Attention | None:
         """See ``run.Host``. A word is the mean over the conds that have it, each weighted as ComfyUI weighs its prediction."""
@@ -276,7 +297,12 @@ class ComfyHost:
         return list(dict.fromkeys([self.model, *(copy.model for copy in copies)]))
 
     def _layers_to_read(self) -> dict[nn.Module, list[Layer]]:
-        """The layers whose attention is read, of every copy of the model."""
+        """The layers whose attention is read, of every copy of the model. Of transformers none is read yet."""
+        if not isinstance(self.network, UNet):
+            raise UnsupportedModelError(
+                f"AsynDM cannot follow words in {type(self.model).__name__} ({type(self.network.network).__name__}): paint the "
+                "regions (connect mask to Cross-Attention Mask and set mask_mode to replace)."
+            )
         chosen = {}
         for model in self.models:
             layers = cross_attention_layers(model.diffusion_model)
@@ -300,7 +326,7 @@ class ComfyHost:
         return options
 
     def _keep_uncond(self, args: dict) -> Tensor:
-        self._uncond = args["uncond_denoised"]
+        self._uncond = self.from_comfy(args["uncond_denoised"])
         return args["denoised"]
 
     def _calc_cond_batch(
@@ -313,7 +339,7 @@ class ComfyHost:
             sigma = timestep[0] if self._reference is None else self._reference
             self._watched = self._conds_to_watch(conds, x[:, :1], sigma)
         if self._pixels is not None:
-            index = self._pixels.index[:, None]
+            index = self.to_comfy(self._pixels.index[:, None])
             if x.shape[0] != index.shape[0] or x.shape[-2:] != index.shape[-2:]:
                 raise self._arrival.cut_up(x)
             conds = [None if group is None else [self._with_map(cond, index) for cond in group] for group in conds]
@@ -399,8 +425,7 @@ class ComfyHost:
         with ExitStack() as stack:
             stack.enter_context(self._arrival.let_through(model))
             if index is not None and self._pixels is not None:
-                unet = model.diffusion_model
-                stack.enter_context(told(model, "model_sampling", unet, self._blocks, self._pixels, index))
+                stack.enter_context(self.network.told(model, self._pixels, index, kwargs))
             parts = self._parts_to_watch(chunks, x) if model in self.layers else []
             if parts:
                 stack.enter_context(watching(self.layers[model], _reader(parts)))

@@ -6,14 +6,14 @@ Everything here is a context that puts back what it found.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import comfy.cldm.cldm
 import comfy.controlnet
 import comfy.model_sampling
 from comfy.ldm.modules.attention import SpatialTransformer
-from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, ResBlock, UNetModel, Upsample, VideoResBlock
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, ResBlock, UNetModel, Upsample
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -21,7 +21,6 @@ from ...asyndm_core.attention import Layer
 from ...asyndm_core.embedding import BlockTimesteps, PixelTimesteps
 from ...asyndm_core.errors import AsynDMError
 from ...asyndm_core.hooks import hooked
-from ...asyndm_core.regions import SWITCH_OFF
 from ...asyndm_core.samplers import NoiseLaw
 
 
@@ -36,23 +35,6 @@ def residual_blocks(network: nn.Module) -> Iterator[ResBlock]:
             yield module
         elif not isinstance(module, SpatialTransformer):
             yield from residual_blocks(module)
-
-
-def check_model(model: Any, latent: Tensor) -> UNetModel:
-    """The UNet of a ComfyUI model; UnsupportedModelError with the model's name for every other family."""
-    unet = model.diffusion_model
-    name = f"{type(model).__name__} ({type(unet).__name__})"
-    if not isinstance(unet, UNetModel):
-        raise UnsupportedModelError(
-            f"AsynDM does not support {name}: it needs a UNet of the SD1.x, SD2.x or SDXL family. "
-            f"Use another checkpoint, or {SWITCH_OFF}."
-        )
-    if latent.ndim != 4 or any(isinstance(block, VideoResBlock) for block in residual_blocks(unet)):
-        raise UnsupportedModelError(
-            f"AsynDM does not support {name} on latents of shape {tuple(latent.shape)}: it samples images, "
-            "(batch, channels, height, width)."
-        )
-    return unet
 
 
 def cross_attention_layers(unet: UNetModel) -> dict[int, list[Layer]]:
@@ -73,20 +55,22 @@ def cross_attention_layers(unet: UNetModel) -> dict[int, list[Layer]]:
 
 
 def fold(x: Tensor) -> Tensor:
-    """Pixels into the batch: (B, C, H, W) -> (B H W, C, 1, 1), so that one sigma per sample is one per pixel."""
+    """Pixels into the batch: (B, C, H, W) -> (B H W, C, 1, 1), so that one sigma per sample is one per pixel.
+
+    Frames, (B, C, T, H, W), likewise.
+    """
     return x.movedim(1, -1).reshape(-1, x.shape[1], 1, 1)
 
 
 def unfold(folded: Tensor, like: Tensor) -> Tensor:
     """``fold`` undone, contiguous (another memory layout would change the convolutions' rounding)."""
-    batch, _, height, width = like.shape
-    return folded.reshape(batch, height, width, -1).movedim(-1, 1).contiguous()
+    return folded.reshape(like.shape[0], *like.shape[2:], -1).movedim(-1, 1).contiguous()
 
 
 class MapSampling(nn.Module):
     """A ``model_sampling`` for a map of noise levels: the model's own, applied pixel by pixel.
 
-    sigma: (B, H, W). timesteps: what the UNet is given. Everything else is the original's.
+    sigma: (B, H, W). timesteps: what the network is given. Everything else is the original's.
     """
 
     def __init__(self, original: nn.Module, sigma: Tensor, timesteps: Tensor) -> None:
@@ -109,7 +93,7 @@ class MapSampling(nn.Module):
         return unfold(denoised, model_input)
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        """The map's distinct timesteps."""
+        """The map's timesteps."""
         return self._timesteps
 
 
@@ -120,6 +104,26 @@ class ResidualBlocks(dict[nn.Module, list[ResBlock]]):
         found = [block for block in residual_blocks(network) if not block.skip_t_emb]
         self[network] = found
         return found
+
+
+class UNet:
+    """A UNet in one run. It reads single pixels: no tokens."""
+
+    patch = (1, 1)
+
+    def __init__(self, network: UNetModel) -> None:
+        self.network = network
+        self._blocks = ResidualBlocks()
+
+    def entrance(self, network: UNetModel) -> nn.Module:
+        """Every forward of a UNet, also one that is written anew, embeds its timestep first."""
+        return network.time_embed
+
+    def told(
+        self, model: Any, latents: PixelTimesteps, index: Tensor, inputs: dict[str, Any]
+    ) -> AbstractContextManager[None]:  # fmt: skip
+        """While it lasts, a model's network knows the noise level of every pixel, see ``told``."""
+        return told(model, "model_sampling", model.diffusion_model, self._blocks, latents, index)
 
 
 @contextmanager

@@ -11,11 +11,11 @@ import comfy.controlnet
 import comfy.samplers
 import torch
 from comfy.k_diffusion import sampling as k_diffusion
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...asyndm_core.crowding import Crowding
+from ...asyndm_core.grid import TokenGrid
 from ...asyndm_core.inpainting import drawn
 from ...asyndm_core.regions import Plan, Region, TimestepMap, make_plan
 from ...asyndm_core.run import Snapshot, generate, noise_table
@@ -24,7 +24,8 @@ from .arrival import in_force
 from .conditioning import ANNOTATION, check_words, last_word
 from .guidance import check_guidance
 from .host import WRAPPER_KEY, ComfyHost, WrappersMP
-from .model import check_model, control_chain, reads_timestep
+from .model import control_chain, reads_timestep
+from .network import is_image, is_known, network_of, patch_of, reads_words
 from .notices import Notices, say_of_crowding, say_of_length, say_of_masks
 from .sampler import check_guider, sampler_of
 
@@ -97,7 +98,8 @@ def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
         disable_pbar: bool = False,
         **kwargs: Any,
     ) -> Tensor:
-        plan, say = make_plan(timestep_map, *noise.shape[-2:]), Notices(options.node)
+        patch = patch_of(guider.inner_model.diffusion_model)
+        plan, say = make_plan(timestep_map, *noise.shape[-2:], patch), Notices(options.node)
         if not (plan.level and timestep_map.denoise == 1) and not torch.count_nonzero(noise):
             raise ValueError(
                 "region_denoise or background_denoise of Asynchronous Timestep Map is below 1, and the sampler adds no "
@@ -107,7 +109,7 @@ def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
             if timestep_map.denoise == 0:
                 return torch.zeros_like(noise) if latent_image is None else latent_image
             sigmas = sigmas[-1 - max(1, round((len(sigmas) - 1) * timestep_map.denoise)) :]
-        share = _drawn(plan, noise, denoise_mask, say)
+        share = _drawn(plan, noise, denoise_mask, patch, say)
         idle = (options.shortcut and plan.idle and share is None and not options.eta) or len(sigmas) < 2
         words = plan.words
         if idle:
@@ -117,7 +119,7 @@ def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
         say_of_masks(say, timestep_map, plan, *noise.shape[-2:])
         say_of_length(say, plan, start.steps)
         crowding = None if idle else _crowding(plan, start.steps, say)
-        with _everyone(options, start, crowding, shown=_is_image_unet(guider.inner_model, noise)) as on_step:
+        with _everyone(options, start, crowding, shown=_is_image_model(guider.inner_model, noise)) as on_step:
             if idle:
                 if on_step is not None:
                     extra_args, callback = _watch_stock(guider, extra_args, callback, noise, words, on_step)
@@ -137,9 +139,11 @@ def _crowding(plan: Plan, steps: int, say: Notices) -> Crowding | None:
     return Crowding(plan, steps, partial(say_of_crowding, say)) if plan.lags and not everywhere and steps > 2 else None
 
 
-def _drawn(plan: Plan, noise: Tensor, denoise_mask: Tensor | None, say: Notices) -> Tensor | None:
-    """How much of each pixel (B, H, W) is drawn, where the model is to see known ones clean or ahead; None: they are noised."""
-    if denoise_mask is None or not (plan.clean or plan.lead) or noise.ndim != 4:
+def _drawn(
+    plan: Plan, noise: Tensor, denoise_mask: Tensor | None, patch: tuple[int, int], say: Notices
+) -> Tensor | None:  # fmt: skip
+    """How much of each token (B, h, w) is drawn, where the model is to see known ones clean or ahead; None: they are noised."""
+    if denoise_mask is None or not (plan.clean or plan.lead) or not is_image(noise):
         return None
     if not torch.count_nonzero(noise):
         say(
@@ -147,7 +151,8 @@ def _drawn(plan: Plan, noise: Tensor, denoise_mask: Tensor | None, say: Notices)
             "latents come noisy, the known pixels too. They are taken as noised."
         )
         return None
-    return drawn(denoise_mask)
+    mask = denoise_mask[:, :, 0] if noise.ndim == 5 else denoise_mask
+    return TokenGrid((noise.shape[-2], noise.shape[-1]), patch).most(drawn(mask))
 
 
 @contextmanager
@@ -170,9 +175,9 @@ def _everyone(options: Options, start: Start, crowding: Watcher | None, shown: b
         yield on_step if listeners else None
 
 
-def _is_image_unet(model: Any, latent: Tensor) -> bool:
-    """Whether a ComfyUI model is a UNet and samples images."""
-    return isinstance(model.diffusion_model, UNetModel) and latent.ndim == 4
+def _is_image_model(model: Any, latent: Tensor) -> bool:
+    """Whether a ComfyUI model is one that can be told a map, and samples images."""
+    return is_known(model.diffusion_model) and is_image(latent)
 
 
 def _say_of_unknown_controls(say: Notices, controls: Sequence[Any]) -> None:
@@ -190,7 +195,7 @@ def _positive(guider: Any) -> list[dict]:
 
 def _known_words(guider: Any, words: Sequence[str]) -> tuple[str, ...]:
     """The words that the conds of a guider know, if their attention can be read."""
-    if not isinstance(guider.inner_model.diffusion_model, UNetModel):
+    if not reads_words(guider.inner_model.diffusion_model):
         return ()
     known = {word for cond in _positive(guider) for word in getattr(cond.get(ANNOTATION), "positions", ())}
     return tuple(word for word in words if word in known)
@@ -213,7 +218,8 @@ def _watch_stock(
     def report(step: int, denoised: Tensor, x: Tensor, steps: int) -> None:
         seen = host.attention() if host is not None else None
         level = torch.full(shape, float(step), device=x.device)
-        on_step(Snapshot(step, x, denoised, None, level, torch.full_like(level, -1, dtype=torch.long), seen))
+        shown = [latents[:, :, 0] if latents.ndim == 5 else latents for latents in (x, denoised)]
+        on_step(Snapshot(step, *shown, None, level, torch.full_like(level, -1, dtype=torch.long), seen))
         if callback is not None:
             callback(step, denoised, x, steps)
 
@@ -228,7 +234,7 @@ class _Run:
         latent: Tensor | None, denoise_mask: Tensor | None, share: Tensor | None, plan: Plan, say: Notices,
     ) -> None:  # fmt: skip
         check_guider(guider)
-        check_model(guider.inner_model, noise)
+        network = network_of(guider.inner_model, noise)
         conds = _positive(guider)
         check_words(plan.words, conds)
         check_guidance(extra_args["model_options"])
@@ -237,9 +243,9 @@ class _Run:
         if self.authors_end:
             sigmas = torch.cat([sigmas[:-1], guider.inner_model.model_sampling.sigmas[:1].to(sigmas)])
         noise = noise.float()  # before 0.33, ComfyUI samples latents in whatever type they come: too coarse for maps of sigmas
-        self.ksampler, self.plan, self.sigmas, self.noise, self.share = ksampler, plan, sigmas, noise, share
-        self.latent = torch.zeros_like(noise) if latent is None else latent.float()
-        if not plan.level and not torch.count_nonzero(self.latent):
+        latent = torch.zeros_like(noise) if latent is None else latent.float()
+        self.ksampler, self.plan, self.sigmas, self.share, self.patch = ksampler, plan, sigmas, share, network.patch
+        if not plan.level and not torch.count_nonzero(latent):
             say(
                 "region_denoise and background_denoise differ, and the latent image is empty: what starts below the other "
                 "starts from grey. Connect an encoded picture (VAE Encode) to latent_image."
@@ -247,7 +253,8 @@ class _Run:
         self.seed = extra_args.get("seed")
         self.sampler = sampler
         self.host = ComfyHost(guider, extra_args, plan.words, noise, self.sampler.needs_uncond)
-        self.host.inpaint(self._inpaint_model(guider), denoise_mask)
+        self.host.inpaint(self._inpaint_model(guider, noise, latent), denoise_mask)
+        self.noise, self.latent = self.host.from_comfy(noise), self.host.from_comfy(latent)
         self.clock = self.host.clock(sigmas, plan.paper)
         self.last_word = last_word(plan.words, [cond for cond in conds if in_force(cond, sigmas[0])])
         self.max_denoise = ksampler.max_denoise(guider, sigmas)
@@ -262,15 +269,17 @@ class _Run:
 
             def report(snapshot: Snapshot) -> None:
                 if callback is not None:
-                    callback(snapshot.step, snapshot.denoised, snapshot.x, self.clock.steps)
+                    denoised, x = self.host.to_comfy(snapshot.denoised), self.host.to_comfy(snapshot.x)
+                    callback(snapshot.step, denoised, x, self.clock.steps)
                 if on_step is not None:
                     on_step(snapshot)
                 bar.update()
 
             samples = generate(
                 self.host, self.clock, self.plan, shape, self.sampler, self._noised, self._noise_source, self.last_word,
-                report, drawn=self.share,
+                report, drawn=self.share, patch=self.patch,
             )  # fmt: skip
+        samples = self.host.to_comfy(samples)
         if self.authors_end:
             return samples / (1 + self.sigmas[-1] ** 2).sqrt()
         return self.host.sampling.inverse_noise_scaling(self.sigmas[-1], samples)
@@ -311,12 +320,12 @@ class _Run:
             )
         return (41 if self.seed is None else self.seed) + 1
 
-    def _inpaint_model(self, guider: Any) -> Any:
+    def _inpaint_model(self, guider: Any, noise: Tensor, latent: Tensor) -> Any:
         """ComfyUI's own model of masked latents, with the noise that its sampler would give it."""
         model_k = comfy.samplers.KSamplerX0Inpaint(guider, self.sigmas)
-        model_k.latent_image, model_k.noise = self.latent, self.noise
+        model_k.latent_image, model_k.noise = latent, noise
         if self.ksampler.inpaint_options.get("random", False):
             generator = torch.manual_seed(self._seed_after())
-            drawn = torch.randn(self.noise.shape, generator=generator, device="cpu")
-            model_k.noise = drawn.to(self.noise)
+            drawn = torch.randn(noise.shape, generator=generator, device="cpu")
+            model_k.noise = drawn.to(noise)
         return model_k

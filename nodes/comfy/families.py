@@ -1,0 +1,139 @@
+"""The diffusion transformers of ComfyUI that can be given a timestep per token, and what has to be known of each.
+
+A row says what cannot be read from the network itself, and that is all that a family needs: the mechanism is the same for
+all of them (``asyndm_core/timestep_rows.py``). A new family is a row here and a tiny model in tests/comfy/families.py.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from math import ceil, prod
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from ...asyndm_core.timestep_rows import Columns
+
+Inputs = Mapping[str, Any]
+"""What a network is given besides latents, timestep and text, by the names that ComfyUI's model gives it."""
+
+
+class Family(NamedTuple):
+    """What is known of the networks of one class.
+
+    name: of the models, as users know them. patch: the attribute that says how many latent pixels a token is wide and high,
+    or the number. opens: whether the picture's stream opens every sequence that it is a part of (otherwise it closes them).
+    text: patterns of the names of modules that modulate text alone. columns: patterns of the names of modules that modulate
+    both, with the entries of their output that are text's: (network, entries) -> Columns. tail: tokens that follow the
+    picture's own in its stream: (network, inputs, patch, tokens) -> how many. beside: the input that is joined to the
+    latents along the width.
+    """
+
+    name: str
+    patch: str | int = "patch_size"
+    opens: Callable[[nn.Module], bool] = lambda network: False
+    text: tuple[str, ...] = ()
+    columns: tuple[tuple[str, Callable[[nn.Module, int], Columns]], ...] = ()
+    tail: Callable[[nn.Module, Inputs, tuple[int, int], int], int] = lambda network, inputs, patch, tokens: 0
+    beside: str | None = None
+
+    def patch_of(self, network: nn.Module) -> tuple[int, int]:
+        """(height, width) in latent pixels of a network's tokens."""
+        extent = self.patch if isinstance(self.patch, int) else getattr(network, self.patch)
+        return (extent, extent) if isinstance(extent, int) else (int(extent[-2]), int(extent[-1]))
+
+
+def _references(network: nn.Module, inputs: Inputs, patch: tuple[int, int], tokens: int) -> int:
+    """The tokens of reference pictures."""
+    shapes = [latents.shape for latents in inputs.get("ref_latents") or ()]
+    return sum(prod(s[2:-2]) * ceil(s[-2] / patch[0]) * ceil(s[-1] / patch[1]) for s in shapes)
+
+
+def _padding(network: nn.Module, inputs: Inputs, patch: tuple[int, int], tokens: int) -> int:
+    """The tokens that fill a picture up to the multiple that the network wants."""
+    return -tokens % (getattr(network, "pad_tokens_multiple", None) or 1)
+
+
+def _always(network: nn.Module) -> bool:
+    return True
+
+
+def _picture_first(network: nn.Module) -> bool:
+    """Newer ComfyUI put the text of Hunyuan models first."""
+    return "torch.cat((img, txt), 1)" in inspect.getsource(type(network).forward_orig)
+
+
+def _second_half(network: nn.Module, entries: int) -> Columns:
+    return Columns(-1, entries // 2, entries)
+
+
+def _of_double_blocks(network: nn.Module, entries: int) -> Columns:
+    """Chroma computes all modulations at once: 3 of each single block, then 6 of each double block's picture, then text."""
+    single, double = network.params.depth_single_blocks, network.params.depth
+    return Columns(-2, 3 * single + 6 * double, 3 * single + 12 * double)
+
+
+TXT_MOD = (r"\.txt_mod$",)
+CHROMA = ((r"^distilled_guidance_layer$", _of_double_blocks),)
+OMNIGEN_REFERENCES = (r"ref_image_refiner\.\d+\.norm1$",)
+
+FAMILIES: Mapping[str, Family] = {
+    "lumina.model.NextDiT": Family("Z-Image, Lumina2, NewBie", tail=_padding),
+    "lumina.model.NextDiTPixelSpace": Family("Z-Image in pixels", tail=_padding),
+    "flux.model.Flux": Family(
+        "Flux.1, Flux.2, LongCat-Image, Ovis-Image",
+        text=(*TXT_MOD, r"^double_stream_modulation_txt$"),
+        tail=_references,
+    ),
+    "qwen_image.model.QwenImageTransformer2DModel": Family("Qwen-Image", text=TXT_MOD, tail=_references),
+    "modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper": Family(
+        "Stable Diffusion 3 and 3.5", text=(r"context_block\.adaLN_modulation$",)
+    ),
+    "krea2.model.SingleStreamDiT": Family("Krea 2", patch="patch", tail=_references),
+    "cosmos.predict2.MiniTrainDIT": Family("Cosmos Predict2", patch="patch_spatial"),
+    "anima.model.Anima": Family("Anima", patch="patch_spatial"),
+    "mage_flow.model.MageFlowTransformer2DModel": Family("Mage-Flow", text=TXT_MOD, tail=_references),
+    "hidream.model.HiDreamImageTransformer2DModel": Family(
+        "HiDream-I1, HiDream-E1",
+        opens=_always,
+        columns=((r"^double_stream_blocks\.\d+\.block\.adaLN_modulation$", _second_half),),
+        beside="image_cond",
+    ),
+    "omnigen.omnigen2.OmniGen2Transformer2DModel": Family("OmniGen2", text=OMNIGEN_REFERENCES),
+    "boogu.model.BooguTransformer2DModel": Family(
+        "Boogu", text=(*OMNIGEN_REFERENCES, r"double_stream_layers\.\d+\.instruct_norm[12]$")
+    ),
+    "ernie.model.ErnieImageModel": Family("ERNIE-Image", opens=_always),
+    "chroma.model.Chroma": Family("Chroma", columns=CHROMA),
+    "chroma_radiance.model.ChromaRadiance": Family("Chroma Radiance", columns=CHROMA),
+    "hunyuan_video.model.HunyuanVideo": Family("HunyuanImage 2.1", opens=_picture_first, text=(*TXT_MOD, r"^txt_in$")),
+    "kandinsky5.model.Kandinsky5": Family("Kandinsky 5 Image", text=(r"text_transformer_blocks\.\d+\.text_modulation$",)),
+    "aura.mmdit.MMDiT": Family("AuraFlow", text=(r"\.modC$",)),
+    "pixart.pixartms.PixArtMS": Family("PixArt"),
+    "hydit.models.HunYuanDiT": Family("HunyuanDiT"),
+    "pixeldit.model.PixDiT_T2I": Family("PixelDiT", text=(r"adaLN_modulation_txt$",)),
+    "ideogram4.model.Ideogram4Transformer2DModel": Family("Ideogram 4", patch=1),
+    "lens.model.LensTransformer2DModel": Family("Lens", patch=1, opens=_always, text=TXT_MOD),
+    "joyimage.model.JoyImageTransformer3DModel": Family("JoyImage", opens=_always, text=TXT_MOD),
+}
+"""By the class of the network, below comfy.ldm."""
+
+NO_ROOM = {
+    "hidream_o1.model.HiDreamO1Transformer": "its only timestep is a token of the text, one for the whole picture",
+}
+"""Classes that cannot be given a timestep per token, and why."""
+
+
+def family_of(network: nn.Module) -> Family | None:
+    """The row of a network's class, or None. A class that another pack derives from one may compute something else."""
+    return FAMILIES.get(_key(network))
+
+
+def why_not(network: nn.Module) -> str | None:
+    """Why a network's class has no row, where that is known."""
+    return NO_ROOM.get(_key(network))
+
+
+def _key(network: nn.Module) -> str:
+    return f"{type(network).__module__}.{type(network).__qualname__}".removeprefix("comfy.ldm.")

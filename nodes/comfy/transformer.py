@@ -1,0 +1,146 @@
+"""ComfyUI's diffusion transformers, told a map of noise levels for the time of a call.
+
+The network gets ``TimestepRows`` for its timestep and runs as it is. Around it: ``model_sampling`` by the map, hooks that
+keep the modulation of text what it was, and hooks that show quantised layers an ordinary batch. All of it is put back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ...asyndm_core.embedding import PixelTimesteps
+from ...asyndm_core.hooks import hooked
+from ...asyndm_core.timestep_rows import Columns, Layout, TimestepRows, folded, reference, unfolded, with_columns
+from .families import Family
+from .model import MapSampling
+
+
+class _Modules(NamedTuple):
+    """The modules of a network that are hooked: those of text alone; those of both, with text's columns; quantised ones."""
+
+    text: list[nn.Module]
+    both: list[tuple[nn.Module, Callable[[nn.Module, int], Columns]]]
+    quantised: list[nn.Module]
+
+
+class Transformer:
+    """A transformer of a known family in one run.
+
+    network: of the model. Copies of it on other devices are told by the same family.
+    """
+
+    def __init__(self, network: nn.Module, family: Family) -> None:
+        self.network, self.family = network, family
+        self.patch = family.patch_of(network)
+        self._modules: dict[nn.Module, _Modules] = {}
+
+    def entrance(self, network: nn.Module) -> nn.Module:
+        """What every evaluation of the network runs first."""
+        return network
+
+    @contextmanager
+    def told(self, model: Any, latents: PixelTimesteps, index: Tensor, inputs: dict[str, Any]) -> Iterator[None]:
+        """While it lasts, a model's network knows the noise level of every token.
+
+        latents: the distinct sigmas and their map. index (B, H, W): the map of this call's batch, which has a row for every
+        image of every cond, and is cropped where the cond has an area; it is on the network's device. inputs: what the
+        model is called with; the mask by which some scale their one timestep is taken out, as the map says it all.
+        """
+        inputs.pop("denoise_mask", None)
+        sampling, network = model.model_sampling, model.diffusion_model
+        values = latents.values.to(index.device)
+        sigma = values[index]
+        rows = self._rows(sampling, values, sigma, network, index, inputs)
+        model.model_sampling = MapSampling(sampling, sigma, rows)
+        try:
+            with hooked(self._hooks(network)):
+                yield
+        finally:
+            model.model_sampling = sampling
+
+    def _rows(
+        self, sampling: Any, values: Tensor, sigma: Tensor, network: nn.Module, index: Tensor, inputs: Mapping[str, Any]
+    ) -> TimestepRows:  # fmt: skip
+        """A timestep for each distinct sigma and picture; the reference, before them, is that of its noisiest pixel."""
+        lowest = sampling.sigmas[0]
+        noisiest = sampling.timestep(sigma.amax(dim=(-2, -1)).clamp(min=lowest))
+        timesteps = sampling.timestep(values.clamp(min=lowest))
+        every = torch.cat([noisiest[None], timesteps[:, None].expand(-1, index.shape[0])])
+        return TimestepRows.of(every, self._layout(network, index, inputs))
+
+    def _layout(self, network: nn.Module, index: Tensor, inputs: Mapping[str, Any]) -> Layout:
+        family, batch = self.family, index.shape[0]
+        pixels = index + 1  # row 0 is the reference
+        if family.beside is not None and family.beside in inputs:
+            pixels = F.pad(pixels, (0, inputs[family.beside].shape[-1]))
+        tokens = -(-pixels.shape[-2] // self.patch[0]) * -(-pixels.shape[-1] // self.patch[1])
+        tail = family.tail(network, inputs, self.patch, tokens)
+        return Layout(pixels, self.patch, batch, family.opens(network), tail)
+
+    def _hooks(self, network: nn.Module) -> Iterator[RemovableHandle]:
+        if network not in self._modules:
+            self._modules[network] = _hooked_modules(network, self.family)
+        modules = self._modules[network]
+        for module in modules.text:
+            yield module.register_forward_pre_hook(_as_reference, with_kwargs=True)
+        for module, columns in modules.both:
+            yield module.register_forward_hook(_with_columns_of(network, columns))
+        for module in modules.quantised:
+            before, after = _fold()
+            yield module.register_forward_pre_hook(before)
+            yield module.register_forward_hook(after)
+
+
+def _hooked_modules(network: nn.Module, family: Family) -> _Modules:
+    """Look a network's modules up."""
+    found = _Modules([], [], [])
+    for name, module in network.named_modules():
+        if any(re.search(pattern, name) for pattern in family.text):
+            found.text.append(module)
+        found.both.extend((module, columns) for pattern, columns in family.columns if re.search(pattern, name))
+        if _is_quantised(module):
+            found.quantised.append(module)
+    return found
+
+
+def _is_quantised(module: nn.Module) -> bool:
+    """Whether a linear layer computes with weights of another kind than PyTorch's own floats of 16 or more bits."""
+    weight = module._parameters.get("weight")
+    if weight is None or weight.ndim != 2 or isinstance(module, nn.Embedding):
+        return False
+    return type(weight) not in (Tensor, nn.Parameter) or weight.dtype.itemsize == 1
+
+
+def _as_reference(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    return tuple(map(reference, args)), {key: reference(value) for key, value in kwargs.items()}
+
+
+def _with_columns_of(network: nn.Module, columns: Callable[[nn.Module, int], Columns]) -> Callable:
+    def mark(module: nn.Module, args: tuple, output: Any) -> Any:
+        return with_columns(output, columns(network, output.shape[-1]))
+
+    return mark
+
+
+def _fold() -> tuple[Callable, Callable]:
+    """Hooks that show a layer one ordinary, larger batch for rows."""
+    came: list[TimestepRows] = []
+
+    def before(module: nn.Module, args: tuple) -> tuple | None:
+        if not isinstance(args[0], TimestepRows):
+            return None
+        came.append(args[0])
+        return (folded(args[0]), *args[1:])
+
+    def after(module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+        return unfolded(output, came.pop()) if came else None
+
+    return before, after
