@@ -3,12 +3,15 @@
     python -m benchmarks.speed             # small models, a few minutes on an idle machine
     python -m benchmarks.speed --full      # models of full width too: some hours, 16 GiB
     python -m benchmarks.speed --only "SDXL" --pairs 9
+    python -m benchmarks.speed --device cuda --minutes 3
 
 Needs a ComfyUI (COMFYUI_PATH, else ~/comfy/ComfyUI) and its requirements, and matplotlib. Every row is a process of its
 own with one thread, and uses PyTorch's attention, as ComfyUI does on most GPUs. Both arms take turns layer by layer, and are
 timed in CPU time of the arm's thread; ``lockstep.ratio`` says how a ratio is made of that. Memory is the peak of what an arm's
 tensors hold beside the weights. A row that is measured already is kept: --again measures it anew. Results are in
 benchmarks/speed/results.
+
+On a GPU all rows are measured anew in one process, by the device's own clock: see gpu.py, and results/cuda.md.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from ..real_comfyui import ROOT
@@ -75,6 +79,11 @@ def main() -> None:
     parser.add_argument("--measure", choices=("time", "parts", "memory"), help="only this; the rest of a row stays as it is")
     parser.add_argument("--again", action="store_true", help="measure rows anew that are in the results")
     parser.add_argument("--whole", action="store_true", help="whole runs of the demo model, import and nodes instead")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: the rows of a GPU instead")
+    parser.add_argument("--minutes", type=float, default=10, help="on a GPU, begin nothing after so long")
+    parser.add_argument("--seconds", type=float, default=5, help="on a GPU, about how long a row takes")
+    parser.add_argument("--to", type=Path, default=RESULTS, help="on a GPU, folder of the results")
+    parser.add_argument("--rehearse", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--row", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -83,6 +92,11 @@ def main() -> None:
 
         measured = measure_whole(options.pairs) if options.whole else here(options.row, options.pairs, options.measure)
         sys.stdout.write(json.dumps(measured) + "\n")
+        return
+    if options.device == "cuda":
+        from .gpu import measure_gpu
+
+        measure_gpu(options.minutes, options.only, options.seconds, options.to, options.rehearse)
         return
     path = RESULTS / "results.json"
     results = json.loads(path.read_text()) if path.is_file() else {"rows": [], "whole": {}}

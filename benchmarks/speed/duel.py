@@ -33,8 +33,11 @@ PARTS = {
 """Functions whose time, with all that they call, is a part's."""
 
 
-def random_model(name: str, twin: Any = None) -> Any:
-    """A ModelPatcher with random weights whose activations stay finite; with those of ``twin``, another one, if given."""
+def random_model(name: str, twin: Any = None, device: str = "cpu", dtype: str = "float32") -> Any:
+    """A ModelPatcher with random weights whose activations stay finite; with those of ``twin``, another one, if given.
+
+    The weights are made on the device, and stay there.
+    """
     import comfy.latent_formats
     import comfy.model_base
     import comfy.model_patcher
@@ -42,14 +45,15 @@ def random_model(name: str, twin: Any = None) -> Any:
     import comfy.supported_models_base
     import torch
 
-    config = comfy.supported_models_base.BASE({**MODELS[name], "dtype": torch.float32})
+    place, kind = torch.device(device), getattr(torch, dtype)
+    config = comfy.supported_models_base.BASE({**MODELS[name], "dtype": kind})
     config.latent_format = comfy.latent_formats.SD15()
-    config.set_inference_dtype(torch.float32, None)
+    config.set_inference_dtype(kind, None)
     config.custom_operations = comfy.ops.disable_weight_init
     family = comfy.model_base.BaseModel if MODELS[name]["adm_in_channels"] is None else comfy.model_base.SDXL
     torch.manual_seed(0)
-    model = family(config, comfy.model_base.ModelType.EPS, device="cpu").eval()
-    patcher = comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+    model = family(config, comfy.model_base.ModelType.EPS, device=place).eval()
+    patcher = comfy.model_patcher.ModelPatcher(model, place, place)
     if twin is not None:
         for module, other in zip(model.modules(), twin.model.modules(), strict=True):
             module._parameters.update(other._parameters)
@@ -58,8 +62,14 @@ def random_model(name: str, twin: Any = None) -> Any:
         if weight.ndim > 1:
             torch.nn.init.normal_(weight, std=0.7 / weight[0].numel() ** 0.5)
         else:
-            torch.nn.init.constant_(weight, 1.0 if "norm" in weight_name and weight_name.endswith("weight") else 0.0)
+            torch.nn.init.constant_(weight, 0.0 if weight_name.endswith("bias") else 1.0)
     return patcher
+
+
+def random_pair(name: str, device: str = "cpu", dtype: str = "float32") -> tuple[Any, Any]:
+    """Two ModelPatchers with the same random weights: stock's and ours."""
+    stock = random_model(name, device=device, dtype=dtype)
+    return stock, random_model(name, stock, device, dtype)
 
 
 @contextmanager
@@ -112,10 +122,11 @@ def spread(distinct: int) -> Any:
 
 
 class Bench:
-    """Both arms of a row."""
+    """Both arms of a row. pair: the models of stock and ours, made already; None: they are made, on the CPU."""
 
-    def __init__(self, row: Row) -> None:
-        load_pack()
+    def __init__(self, row: Row, pair: tuple[Any, Any] | None = None) -> None:
+        if pair is None:
+            load_pack()
         import torch
         from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap
         from asyndm_pack.nodes.comfy.conditioning import ANNOTATION, Annotation
@@ -123,8 +134,7 @@ class Bench:
 
         torch.set_num_threads(1)
         self.row, self.distinct = row, 0
-        stock = random_model(row.model)
-        ours = random_model(row.model, twin=stock)
+        stock, ours = pair or random_pair(row.model)
         self.unets = {"stock": stock.model.diffusion_model, "ours": ours.model.diffusion_model}
         generator = torch.Generator().manual_seed(1)
         width = MODELS[row.model]["context_dim"]
@@ -158,14 +168,14 @@ class Bench:
 
         return Live(start.steps, send, latent_to_rgb(start.latent_format))
 
-    def sample(self, arm: str, steps: int, after_step: Callable[[], None] = lambda: None) -> None:
-        """One run of an arm by ComfyUI's own sampling."""
+    def sample(self, arm: str, steps: int, after_step: Callable[[], None] = lambda: None) -> Any:
+        """One run of an arm by ComfyUI's own sampling. Returns the latents."""
         import comfy.sample
         import torch
 
         with torch.inference_mode():
             latent = torch.zeros(self.row.batch, 4, self.row.pixels // 8, self.row.pixels // 8)
-            comfy.sample.sample(
+            return comfy.sample.sample(
                 self.models[arm], comfy.sample.prepare_noise(latent, 3), steps, 7.0 if self.row.cfg else 1.0, "euler", "normal",
                 self.positive, self.negative, latent, callback=lambda *_: after_step(), disable_pbar=True, seed=3,
             )  # fmt: skip

@@ -9,6 +9,8 @@ from typing import Any
 from .rows import MODELS, ROWS, Row, is_narrow, is_tiny
 
 RESULTS = Path(__file__).parent / "results"
+PLANTED = 3
+"""Waits that are planted to see whether they are found."""
 PART_NAMES = ("embedding", "gather", "capture", "folding", "grouping", "masks", "move", "sampler", "live view")
 
 
@@ -39,6 +41,77 @@ def describe(line: dict[str, Any]) -> str:
     if "memory" in line:
         said.append(f"memory {_memory(line):.3f}")
     return ", ".join(said)
+
+
+def _with_error(line: dict[str, Any], kind: str) -> str:
+    return f"{line[kind]:.3f} ± {line[f'{kind}_error']:.3f}"
+
+
+def _gpu_memory(line: dict[str, Any]) -> tuple[float, float]:
+    """Ratios of the peaks: of all that tensors hold, and of what they hold beside what was there before the run."""
+    stock, ours = line["look"]["stock"], line["look"]["ours"]
+    beside = stock["peak"] - stock["before"]
+    whole = ours["peak"] / stock["peak"] if stock["peak"] else 1.0
+    return whole, (ours["peak"] - ours["before"]) / beside if beside else 1.0
+
+
+def describe_gpu(line: dict[str, Any]) -> str:
+    """A line of a GPU's results in short."""
+    whole, beside = _gpu_memory(line)
+    waits = line["look"]["ours"]["waits"] - line["look"]["stock"]["waits"]
+    return (
+        f"device {_with_error(line, 'device')}, host {_with_error(line, 'host')}, stock "
+        f"{1000 * line['device_seconds']['stock']:.2f} ms, memory {whole:.3f} ({beside:.3f} beside), waits {waits:+g}, "
+        f"late {line['look']['ours']['late']:g}, {line['pairs']} pairs"
+    )
+
+
+def gpu_table(results: dict[str, Any]) -> str:
+    """A GPU's results in Markdown."""
+    lines = [
+        "Our step against stock ComfyUI's on a GPU: random weights in bfloat16, euler, by ComfyUI's own sampling call.",
+        "",
+        *(f"- {name}: {results[name]}" for name in ("card", "driver", "PyTorch", "ComfyUI", "attention", "comfy_kitchen")),
+        "",
+        "Both arms run at the same time and take turns: four steps that nothing interrupts, timed by the device's own events,",
+        "and one that begins on an idle device, in which the host is timed until it has asked for all the work. The first two",
+        "steps do not count; in every second pair ours goes first. Device, wall, host: the median of the pairs' ratios, ± its",
+        "standard error (1.25 times the mean's). Memory: ratio of the peaks of all that tensors hold, and of what they hold",
+        "beside the weights. Waits: how often PyTorch finds the host waiting for the device in a step, ours and stock's. Late:",
+        "how often in a step, and how long, ours waits for a number that was asked for a step ago, with later work queued.",
+        "",
+        "| row | device | wall | host | pairs | stock step, ms | stock host, ms | memory | beside weights | waits | late |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for line in results["rows"]:
+        whole, beside = _gpu_memory(line)
+        stock, ours = line["look"]["stock"], line["look"]["ours"]
+        waits, late = f"{ours['waits']:g}, {stock['waits']:g}", f"{ours['late']:g}, {1000 * ours['late_seconds']:.2f} ms"
+        lines.append(
+            f"| {Row(**line['row']).name} | **{_with_error(line, 'device')}** | {_with_error(line, 'wall')} | "
+            f"{_with_error(line, 'host')} | {line['pairs']} | {1000 * line['device_seconds']['stock']:.2f} | "
+            f"{1000 * line['host_seconds']['stock']:.2f} | {whole:.3f} | {beside:.3f} | {waits} | {late} |"
+        )
+    places = {place: count for line in results["rows"] for place, count in line["added"].items()}
+    lines += ["", f"Of {PLANTED} planted waits PyTorch found {results['planted']}. Waits that ours adds:", ""]
+    lines += [f"- {place}" for place in places] or ["- none"]
+    lines += [
+        "",
+        "How far the latents of four steps are from stock's, relative to their largest: 0 is bit for bit. Stock is stock once",
+        "more. A map of one value asks every pixel for stock's own sigma; pixel by pixel: without the shortcut that such a map",
+        "takes. The last is what a map changes.",
+    ]
+    for found in results["parity"]:
+        lines += ["", Row(**found["row"]).name + ":", ""]
+        lines += [f"- {arm}: {each['difference']:.3g}" for arm, each in found.items() if arm != "row"]
+    if "profile" in results:
+        seconds = results["profile"]["kernel_seconds"]
+        ours, stock = 1000 * seconds["ours"], 1000 * seconds["stock"]
+        ratio = f", {ours / stock:.3f} times" if stock else ""
+        lines += ["", f"Kernels of one step, {results['profile']['row']}: {ours:.2f} ms, stock {stock:.2f} ms{ratio}."]
+    for why, names in results["failed"].items():
+        lines += ["", f"Not measured ({why}): {'; '.join(names)}."]
+    return "\n".join(lines) + "\n"
 
 
 def _costs(named: list[tuple[Row, dict[str, Any]]]) -> list[str]:
@@ -151,3 +224,10 @@ def write(results: dict[str, Any]) -> None:
     (RESULTS / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (RESULTS / "table.md").write_text(table(results))
     plot(results, RESULTS / "cost.png")
+
+
+def write_gpu(results: dict[str, Any], folder: Path) -> None:
+    """The files of a GPU's results."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "cuda.json").write_text(json.dumps(results, indent=1) + "\n")
+    (folder / "cuda.md").write_text(gpu_table(results))

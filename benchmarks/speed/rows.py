@@ -128,3 +128,19 @@ ROWS: tuple[Row, ...] = (
     replace(XL, batch=4, full=True),
     *(replace(BASE, model=name, pixels=64) for name in ("SD1.5 tiny", "SDXL tiny")),
 )
+
+XL_GPU, SD_GPU = Row("SDXL", 1024, distinct=300), Row("SD1.5", batch=2, distinct=300)
+GPU_ROWS: tuple[Row, ...] = tuple(
+    replace(row, **changes)
+    for row in (XL_GPU, SD_GPU)
+    for changes in (
+        *({"distinct": distinct, "capture": capture} for capture in ("every step", "off") for distinct in (300, 20)),
+        {"cfg": False},
+    )
+)
+"""What is measured on a GPU."""
+
+
+def rehearsed(row: Row) -> Row:
+    """The row with a model and a picture that a CPU computes at once."""
+    return replace(row, model=f"{row.model} tiny", pixels=64, distinct=min(row.distinct, 20))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
+from benchmarks.speed.gpu import FREE, WARM, Meter, added, ratio_of
 from benchmarks.speed.lockstep import Arm, Part, Pause, Steps, ratio, take_turns
 from benchmarks.speed.report import table
 from benchmarks.speed.rows import MODELS, ROWS, is_narrow
@@ -82,3 +85,47 @@ def test_the_table_has_narrow_models_apart() -> None:
     text = table({"rows": [{"row": vars(each), **line} for each in (row, wide)], "whole": {}})
     assert text.index(wide.name) < text.index("a fifth of that width") < text.index(row.name)
     assert "**1.014**" in text and all(f"- {name}: " in text for name in MODELS)
+
+
+class Scripted:
+    """A device by a scripted clock, done as soon as it is asked."""
+
+    now = 0.0
+
+    def wait(self) -> None:
+        """All is done."""
+
+    def mark(self) -> float:
+        """The moment."""
+        return self.now
+
+    def seconds(self, begin: float, end: float) -> float:
+        """Between two marks."""
+        return end - begin
+
+
+def test_a_block_is_timed_by_the_device_and_hands_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of 2 s; the first two count in no block, the last of each is the host's alone."""
+    card, handed_over = Scripted(), []
+    monkeypatch.setattr("benchmarks.speed.gpu.time.perf_counter", lambda: card.now)
+    meter = Meter(card, handed_over.append)  # type: ignore[arg-type]
+    for _ in range(WARM + 2 * (FREE + 1)):
+        card.now += 2.0
+        meter()
+    assert handed_over == [True] * 3
+    assert meter.blocks == [(2.0, 2.0, 2.0)] * 2
+
+
+def test_a_ratio_of_blocks_is_the_median_of_pairs() -> None:
+    """With the standard error of a median."""
+    ratio, error = ratio_of([1.0, 2.0, 4.0], [1.1, 2.0, 4.8])
+    assert ratio == pytest.approx(1.1)
+    assert error == pytest.approx((math.pi / 2) ** 0.5 * 0.1 / 3**0.5)
+
+
+def test_waits_that_ours_adds() -> None:
+    """A place of stock's is no news, however it is come to; more of it than stock has are."""
+    stock = {"comfy/samplers.py:5 < nodes.py:1": 2}
+    ours = {"comfy/samplers.py:5 < asyndm_core/run.py:7": 3, "asyndm_core/clock.py:9": 1}
+    assert added(stock, ours) == {"comfy/samplers.py:5 < asyndm_core/run.py:7": 1, "asyndm_core/clock.py:9": 1}
+    assert added(ours, ours) == {}
