@@ -19,7 +19,7 @@ from asyndm_core.hooks import hooked
 from ..real_comfyui import load_pack
 from .lockstep import Pause, Steps, take_turns
 from .memory import peak
-from .rows import MODELS, Row, is_narrow
+from .rows import MODELS, TRANSFORMERS, Row, Transformer, is_narrow
 
 PARTS = {
     "grouping": ["embedding.py:grouped"],
@@ -33,30 +33,44 @@ PARTS = {
 """Functions whose time, with all that they call, is a part's."""
 
 
+def empty_model(name: str, device: Any, dtype: Any) -> Any:
+    """ComfyUI's model of this name, its weights as memory was."""
+    import comfy.latent_formats
+    import comfy.model_base
+    import comfy.ops
+    import comfy.supported_models
+    import comfy.supported_models_base
+
+    if name in TRANSFORMERS:
+        known = TRANSFORMERS[name]
+        config = getattr(comfy.supported_models, known.kind)({**known.network, "dtype": dtype})
+    else:
+        config = comfy.supported_models_base.BASE({**MODELS[name], "dtype": dtype})
+        config.latent_format = comfy.latent_formats.SD15()
+    config.set_inference_dtype(dtype, None)
+    config.custom_operations = comfy.ops.disable_weight_init
+    if name in TRANSFORMERS:
+        return config.get_model({}, "", device)
+    family = comfy.model_base.BaseModel if MODELS[name]["adm_in_channels"] is None else comfy.model_base.SDXL
+    return family(config, comfy.model_base.ModelType.EPS, device=device)
+
+
 def random_model(name: str, twin: Any = None, device: str = "cpu", dtype: str = "float32") -> Any:
     """A ModelPatcher with random weights whose activations stay finite; with those of ``twin``, another one, if given.
 
     The weights are made on the device, and stay there.
     """
-    import comfy.latent_formats
-    import comfy.model_base
     import comfy.model_patcher
-    import comfy.ops
-    import comfy.supported_models_base
     import torch
 
-    place, kind = torch.device(device), getattr(torch, dtype)
-    config = comfy.supported_models_base.BASE({**MODELS[name], "dtype": kind})
-    config.latent_format = comfy.latent_formats.SD15()
-    config.set_inference_dtype(kind, None)
-    config.custom_operations = comfy.ops.disable_weight_init
-    family = comfy.model_base.BaseModel if MODELS[name]["adm_in_channels"] is None else comfy.model_base.SDXL
+    place = torch.device(device)
     torch.manual_seed(0)
-    model = family(config, comfy.model_base.ModelType.EPS, device=place).eval()
+    model = empty_model(name, place, getattr(torch, dtype)).eval()
     patcher = comfy.model_patcher.ModelPatcher(model, place, place)
     if twin is not None:
         for module, other in zip(model.modules(), twin.model.modules(), strict=True):
             module._parameters.update(other._parameters)
+            module._buffers.update(other._buffers)
         return patcher
     for weight_name, weight in model.diffusion_model.named_parameters():
         if weight.ndim > 1:
@@ -137,12 +151,14 @@ class Bench:
         stock, ours = pair or random_pair(row.model)
         self.unets = {"stock": stock.model.diffusion_model, "ours": ours.model.diffusion_model}
         generator = torch.Generator().manual_seed(1)
-        width = MODELS[row.model]["context_dim"]
+        text = TRANSFORMERS.get(row.model) or Transformer("", {}, 77, MODELS[row.model]["context_dim"], 1280)
+        self.framed = text.framed
         annotation = {ANNOTATION: Annotation({"rabbit": (2,), "ball": (5, 6)}, 77)}
 
         def cond(**options: Any) -> list:
-            pooled = torch.randn(1, 1280, generator=generator)
-            return [[torch.randn(1, 77, width, generator=generator), {"pooled_output": pooled, **options}]]
+            if text.pooled is not None:
+                options["pooled_output"] = torch.randn(1, text.pooled, generator=generator)
+            return [[torch.randn(1, text.tokens, text.width, generator=generator), options]]
 
         self.positive, self.negative = cond(**annotation), cond()
         words = (Target("rabbit"), Target("ball", 0.4))
@@ -174,7 +190,9 @@ class Bench:
         import torch
 
         with torch.inference_mode():
-            latent = torch.zeros(self.row.batch, 4, self.row.pixels // 8, self.row.pixels // 8)
+            channels = self.models[arm].model.latent_format.latent_channels
+            frames, side = [1] if self.framed else [], self.row.pixels // 8
+            latent = torch.zeros(self.row.batch, channels, *frames, side, side)
             return comfy.sample.sample(
                 self.models[arm], comfy.sample.prepare_noise(latent, 3), steps, 7.0 if self.row.cfg else 1.0, "euler", "normal",
                 self.positive, self.negative, latent, callback=lambda *_: after_step(), disable_pbar=True, seed=3,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,55 @@ larger than it is: a gather costs by the channel, a convolution by its square. T
 channels that a step is only what the host does for it, and a GPU that is done at once would wait for."""
 
 
+class Transformer(NamedTuple):
+    """A diffusion transformer: its class in comfy.supported_models, its network's configuration, and its conditioning.
+
+    tokens, width: of the text. pooled: width of the pooled text, or None. framed: whether latents have a dimension of frames.
+    """
+
+    kind: str
+    network: dict[str, Any]
+    tokens: int
+    width: int
+    pooled: int | None = None
+    framed: bool = False
+
+
+FLUX: dict[str, Any] = {
+    "image_model": "flux", "in_channels": 16, "out_channels": 16, "hidden_size": 3072, "num_heads": 24, "mlp_ratio": 4.0,
+    "depth": 5, "depth_single_blocks": 10, "axes_dim": [16, 56, 56], "theta": 10000, "patch_size": 2, "qkv_bias": True,
+    "guidance_embed": True, "txt_ids_dims": [], "vec_in_dim": 768, "context_in_dim": 4096,
+}  # fmt: skip
+Z_IMAGE: dict[str, Any] = {
+    "image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": 3840, "cap_feat_dim": 2560, "n_layers": 10,
+    "n_refiner_layers": 2, "qk_norm": True, "n_heads": 30, "n_kv_heads": 30, "axes_dims": [32, 48, 48],
+    "axes_lens": [1536, 512, 512], "rope_theta": 256.0, "ffn_dim_multiplier": 8 / 3, "z_image_modulation": True,
+    "time_scale": 1000.0, "pad_tokens_multiple": 32,
+}  # fmt: skip
+QWEN: dict[str, Any] = {
+    "image_model": "qwen_image", "in_channels": 64, "num_layers": 10, "attention_head_dim": 128, "num_attention_heads": 24,
+    "joint_attention_dim": 3584, "axes_dims_rope": (16, 56, 56),
+}  # fmt: skip
+TRANSFORMERS: dict[str, Transformer] = {
+    "Flux.1, 15 of 57 blocks": Transformer("Flux", FLUX, 512, 4096, 768),
+    "Z-Image, 10 of 30 blocks": Transformer("ZImage", Z_IMAGE, 96, 2560),
+    "Qwen-Image, 10 of 60 blocks": Transformer("QwenImage", QWEN, 96, 3584, framed=True),
+    "Flux.1 tiny": Transformer(
+        "Flux", {**FLUX, "hidden_size": 64, "num_heads": 2, "depth": 1, "depth_single_blocks": 1, "axes_dim": [8, 12, 12]},
+        512, 4096, 768,
+    ),
+    "Z-Image tiny": Transformer(
+        "ZImage", {**Z_IMAGE, "dim": 256, "n_heads": 8, "n_kv_heads": 8, "n_layers": 1, "axes_dims": [8, 12, 12]}, 96, 2560
+    ),
+    "Qwen-Image tiny": Transformer(
+        "QwenImage",
+        {**QWEN, "num_layers": 1, "attention_head_dim": 32, "num_attention_heads": 2, "axes_dims_rope": (8, 12, 12)},
+        96, 3584, framed=True,
+    ),
+}  # fmt: skip
+"""Of real width, with fewer blocks; tiny: next to nothing to compute."""
+
+
 def is_narrow(model: str) -> bool:
     """Whether a model of MODELS has fewer channels than the originals."""
     return MODELS[model]["model_channels"] < SD15["model_channels"]
@@ -130,17 +179,25 @@ ROWS: tuple[Row, ...] = (
 )
 
 XL_GPU, SD_GPU = Row("SDXL", 1024, distinct=300), Row("SD1.5", batch=2, distinct=300)
-GPU_ROWS: tuple[Row, ...] = tuple(
-    replace(row, **changes)
-    for row in (XL_GPU, SD_GPU)
-    for changes in (
-        *({"distinct": distinct, "capture": capture} for capture in ("every step", "off") for distinct in (300, 20)),
-        {"cfg": False},
-    )
+GPU_ROWS: tuple[Row, ...] = (
+    *(
+        replace(row, **changes)
+        for row in (XL_GPU, SD_GPU)
+        for changes in (
+            *({"distinct": distinct, "capture": capture} for capture in ("every step", "off") for distinct in (300, 20)),
+            {"cfg": False},
+        )
+    ),
+    *(
+        Row(model, 1024, cfg=model.startswith("Qwen"), distinct=distinct, capture="off")
+        for model in TRANSFORMERS
+        if not is_tiny(model)
+        for distinct in (300, 20, 2)
+    ),
 )
-"""What is measured on a GPU."""
+"""What is measured on a GPU. Flux.1 and Z-Image (Turbo) are sampled without CFG."""
 
 
 def rehearsed(row: Row) -> Row:
     """The row with a model and a picture that a CPU computes at once."""
-    return replace(row, model=f"{row.model} tiny", pixels=64, distinct=min(row.distinct, 20))
+    return replace(row, model=f"{row.model.split(',')[0]} tiny", pixels=128, distinct=min(row.distinct, 20))
