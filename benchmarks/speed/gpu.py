@@ -8,6 +8,7 @@ import math
 import statistics
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from cProfile import Profile
@@ -189,13 +190,14 @@ def parity(bench: Bench) -> dict[str, Any]:
     return found
 
 
-def profiled(bench: Bench, card: Card, path: Path) -> dict[str, Any]:
-    """Tables of one step, by PyTorch's profiler and Python's, go to ``path``. Returns the kernels' seconds of both arms."""
+def profiled(bench: Bench, card: Card, path: Path) -> dict[str, float]:
+    """Tables of one step, by PyTorch's profiler and Python's, are added to ``path``. Returns each arm's seconds of kernels."""
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if card.real else [])]
-    kernels, texts = {}, []
+    kernels: dict[str, float] = {}
+    texts = []
     for arm in ARMS:
         profiler, step = profile(activities=kinds), [0]
 
@@ -218,8 +220,9 @@ def profiled(bench: Bench, card: Card, path: Path) -> dict[str, Any]:
         text = io.StringIO()
         Stats(python, stream=text).sort_stats(order).print_stats("asyndm_core|nodes/comfy", 25)
         texts.append(f"{bench.row.name}, ours, six steps, Python by {order}\n{text.getvalue()}")
-    path.write_text("\n\n".join(texts))
-    return {"row": bench.row.name, "kernel_seconds": kernels}
+    with path.open("a") as file:
+        file.write("\n\n".join([*texts, ""]))
+    return kernels
 
 
 class Models:
@@ -252,8 +255,17 @@ def measure_gpu(minutes: float, only: str, seconds: float, folder: Path, rehears
     import torch
 
     card = Card("cpu" if rehearse else "cuda:0")
-    results: dict[str, Any] = {**card.described(), "planted": planted(card), "rows": [], "parity": [], "failed": {}}
-    say(", ".join(f"{name}: {value}" for name, value in results.items() if isinstance(value, (str, int))))
+    results: dict[str, Any] = {
+        **card.described(),
+        "planted": planted(card),
+        "rows": [],
+        "parity": [],
+        "kernels": {},
+        "failed": {},
+    }
+    say(", ".join(f"{name}: {value}" for name, value in results.items()))
+    results |= {"rows": [], "parity": [], "kernels": {}, "failed": {}}
+    (folder / "profile.txt").unlink(missing_ok=True)
     models, rows = Models(card), [rehearsed(row) if rehearse else row for row in GPU_ROWS if only in row.name]
 
     def attempt(name: str, work: Callable[[], None]) -> None:
@@ -265,7 +277,7 @@ def measure_gpu(minutes: float, only: str, seconds: float, folder: Path, rehears
             work()
         except Exception as error:  # whatever it is, the other rows can still be measured
             results["failed"].setdefault(f"{type(error).__name__}: {error}", []).append(name)
-            say(f"{name}: {type(error).__name__}: {error}")
+            say(traceback.format_exc())
             torch.cuda.empty_cache()
         say(f"{name}: {time.perf_counter() - began:.1f} s")
         write_gpu(results, folder)
@@ -281,15 +293,16 @@ def measure_gpu(minutes: float, only: str, seconds: float, folder: Path, rehears
         say(f"{row.name}: {found}")
 
     def table_of(row: Row) -> None:
-        results["profile"] = profiled(Bench(row, models(row.model)), card, folder / "profile.txt")
+        results["kernels"][row.name] = profiled(Bench(row, models(row.model)), card, folder / "profile.txt")
 
     for model, group in groupby(rows, lambda row: row.model):
         same = list(group)
         for row in same:
             attempt(row.name, lambda row=row: one(row))  # type: ignore[misc]
         attempt(f"parity of {model}", lambda row=same[0]: alike(row))  # type: ignore[misc]
-        if model == rows[0].model:
-            attempt(f"profile of {model}", lambda row=same[0]: table_of(row))  # type: ignore[misc]
+    firsts = {row.model: row for row in reversed(rows)}
+    for row in reversed(firsts.values()):  # last of all: a profiler may slow down what comes after it
+        attempt(f"profile of {row.model}", lambda row=row: table_of(row))  # type: ignore[misc]
 
 
 def say(text: str) -> None:

@@ -104,11 +104,12 @@ def gpu_table(results: dict[str, Any]) -> str:
     for found in results["parity"]:
         lines += ["", Row(**found["row"]).name + ":", ""]
         lines += [f"- {arm}: {each['difference']:.3g}" for arm, each in found.items() if arm != "row"]
-    if "profile" in results:
-        seconds = results["profile"]["kernel_seconds"]
+    if results["kernels"]:
+        lines += ["", "What the kernels of one step take, by PyTorch's profiler:", "", "| row | ours, ms | stock, ms | ratio |"]
+        lines += ["|---|---|---|---|"]
+    for name, seconds in results["kernels"].items():
         ours, stock = 1000 * seconds["ours"], 1000 * seconds["stock"]
-        ratio = f", {ours / stock:.3f} times" if stock else ""
-        lines += ["", f"Kernels of one step, {results['profile']['row']}: {ours:.2f} ms, stock {stock:.2f} ms{ratio}."]
+        lines.append(f"| {name} | {ours:.2f} | {stock:.2f} | {ours / stock if stock else 1:.3f} |")
     for why, names in results["failed"].items():
         lines += ["", f"Not measured ({why}): {'; '.join(names)}."]
     return "\n".join(lines) + "\n"

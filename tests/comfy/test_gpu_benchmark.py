@@ -36,7 +36,7 @@ def test_a_row_and_its_table(bench: Bench, tmp_path: Path) -> None:
     assert all(found[arm]["difference"] < 1e-5 for arm in found if arm not in ("row", f"{ROW.distinct} distinct"))
     assert found[f"{ROW.distinct} distinct"]["difference"] > 1e-2
     results = {**CARD.described(), "planted": 0, "rows": [line], "parity": [found], "failed": {"no time left": ["a row"]}}
-    results["profile"] = profiled(bench, CARD, tmp_path / "profile.txt")
+    results["kernels"] = {ROW.name: profiled(bench, CARD, tmp_path / "profile.txt")}
     write_gpu(results, tmp_path)
     assert gpu_table(json.loads((tmp_path / "cuda.json").read_text())) == (tmp_path / "cuda.md").read_text()
     assert "asyndm_core/run.py" in (tmp_path / "profile.txt").read_text()
