@@ -163,6 +163,7 @@ def measure(bench: Bench, card: Card, seconds: float) -> dict[str, Any]:
 
 def parity(bench: Bench) -> dict[str, Any]:
     """How far latents are from stock's, relative to their largest: of ours where it is to make no difference."""
+    import comfy.sample
     import torch
     from asyndm_pack.asyndm_core.embedding import Groups
     from asyndm_pack.asyndm_core.regions import Regions, TimestepMap
@@ -181,6 +182,9 @@ def parity(bench: Bench) -> dict[str, Any]:
         }
 
     found = {arm: difference(arm) for arm in ("stock", "strength 0", "strength 0, own loop")}
+    prepare = comfy.sample.prepare_noise
+    with patch.object(comfy.sample, "prepare_noise", lambda *given: prepare(*given) * (1 + 2**-23)):
+        found["stock, noise a rounding off"] = difference("stock")
     with spread(1):
         found["map of one value"] = difference("ours")
         with patch.object(Groups, "least", property(lambda self: -1.0)):
@@ -250,10 +254,12 @@ def measure_gpu(minutes: float, only: str, seconds: float, folder: Path, rehears
 
     seconds: of a row. rehearse: the same with small models on the CPU.
     """
-    until = time.perf_counter() + 60 * minutes
-    load_pack(cpu=rehearse)
     import torch
 
+    if not rehearse and not torch.cuda.is_available():
+        raise SystemExit("PyTorch finds no CUDA device here.")
+    until = time.perf_counter() + 60 * minutes
+    load_pack(cpu=rehearse)
     card = Card("cpu" if rehearse else "cuda:0")
     results: dict[str, Any] = {
         **card.described(),

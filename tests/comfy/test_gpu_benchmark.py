@@ -22,7 +22,7 @@ ROW = rehearsed(SD_GPU)
 
 @pytest.fixture(scope="module")
 def bench() -> Bench:
-    return Bench(ROW, random_pair(ROW.model, "cpu", "bfloat16"))
+    return Bench(ROW, random_pair(ROW.model, "cpu", "float32"))
 
 
 def test_a_row_and_its_table(bench: Bench, tmp_path: Path) -> None:
