@@ -11,6 +11,7 @@ from typing import Any
 
 FOLDER = Path(__file__).parent / "weights"
 WEIGHTS = FOLDER / "demo_model.safetensors"
+TRANSFORMER_WEIGHTS = FOLDER / "demo_transformer.safetensors"
 TOKENIZER = FOLDER / "tokenizer"
 
 PICTURE_SIZE = 128
@@ -25,13 +26,19 @@ TEXT_WIDTH = 128
 TEXT_LAYERS = 2
 TEXT_HEADS = 4
 
-CHANNELS = (48, 96)
+CHANNELS = (56, 112)
 LAYERS = 1
-HEAD_CHANNELS = 24
+HEAD_CHANNELS = 28
 NORM_GROUPS = 8
 
 TRAIN_STEPS = 1000
 BETA_START, BETA_END = 0.00085, 0.012
+
+HEADS = 4
+HEAD_AXES = (8, 12, 12)
+"""Of the transformer: channels of a head that turn with a token's index, row and column."""
+DOUBLE_BLOCKS = 2
+SINGLE_BLOCKS = 6
 
 
 def text_config(tokenizer_folder: Path = TOKENIZER) -> dict[str, Any]:
@@ -91,6 +98,44 @@ def comfy_unet_config() -> dict[str, Any]:
         "context_dim": TEXT_WIDTH,
         "legacy": False,
         "adm_in_channels": None,
+    }
+
+
+def transformer_config() -> dict[str, Any]:
+    """The transformer's configuration, for diffusers' FluxTransformer2DModel. It gets no pooled text: zeros."""
+    return {
+        "patch_size": 1,
+        "in_channels": LATENT_CHANNELS,
+        "num_layers": DOUBLE_BLOCKS,
+        "num_single_layers": SINGLE_BLOCKS,
+        "attention_head_dim": sum(HEAD_AXES),
+        "num_attention_heads": HEADS,
+        "joint_attention_dim": TEXT_WIDTH,
+        "pooled_projection_dim": TEXT_WIDTH,
+        "guidance_embeds": False,
+        "axes_dims_rope": HEAD_AXES,
+    }
+
+
+def comfy_transformer_config() -> dict[str, Any]:
+    """The same transformer, for ComfyUI's Flux."""
+    return {
+        "image_model": "flux",
+        "in_channels": LATENT_CHANNELS,
+        "out_channels": LATENT_CHANNELS,
+        "patch_size": 1,
+        "hidden_size": HEADS * sum(HEAD_AXES),
+        "num_heads": HEADS,
+        "axes_dim": list(HEAD_AXES),
+        "depth": DOUBLE_BLOCKS,
+        "depth_single_blocks": SINGLE_BLOCKS,
+        "context_in_dim": TEXT_WIDTH,
+        "vec_in_dim": TEXT_WIDTH,
+        "txt_ids_dims": [],
+        "mlp_ratio": 4.0,
+        "theta": 10000,
+        "qkv_bias": True,
+        "guidance_embed": False,
     }
 
 

@@ -11,6 +11,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterable
+from multiprocessing.pool import Pool
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .config import WEIGHTS
-from .model import DemoModel, load, sample
+from .model import DemoModel, FlowModel, load, sample
 from .scorer import Score, score
 from .world import Scene, draw, sample_scene
 
@@ -32,10 +33,10 @@ def share(hits: Iterable[bool]) -> tuple[float, float]:
     return mean, float((mean * (1 - mean) / len(values)) ** 0.5)
 
 
-def held_out_scenes(count: int, seed: int) -> list[Scene]:
-    """Scenes with combinations the model has never seen; the same ones for the same seed."""
+def some_scenes(count: int, seed: int, held_out: bool) -> list[Scene]:
+    """Scenes with combinations the model has never seen, or as in training; the same ones for the same seed."""
     rng = np.random.default_rng(seed)
-    return [sample_scene(rng, held_out=True) for _ in range(count)]
+    return [sample_scene(rng, held_out=held_out) for _ in range(count)]
 
 
 def to_pixels(images: Tensor) -> np.ndarray:
@@ -59,14 +60,41 @@ def score_reconstructions(scenes: list[Scene], model: DemoModel, busy: bool = Fa
     return scores
 
 
-def score_samples(scenes: list[Scene], model: DemoModel, steps: int, cfg: float, batch: int = 20) -> list[Score]:
-    """Scores of plain synchronous sampling."""
-    scores = []
-    for start in range(0, len(scenes), batch):
-        part = scenes[start : start + batch]
-        pictures = to_pixels(sample(model, [scene.prompt() for scene in part], steps, cfg, seed=start))
-        scores += [score(picture, scene.claims()) for picture, scene in zip(pictures, part, strict=True)]
-    return scores
+def sample_pictures(
+    scenes: list[Scene], model: DemoModel | FlowModel, steps: int, cfg: float, batch: int = 20, shift: float = 1.0
+) -> np.ndarray:
+    """Pictures of plain synchronous sampling, uint8 (count, 128, 128, 3)."""
+    prompts = [scene.prompt() for scene in scenes]
+    starts = range(0, len(prompts), batch)
+    return np.concatenate([to_pixels(sample(model, prompts[n : n + batch], steps, cfg, n, shift)) for n in starts])
+
+
+def _score(task: tuple[np.ndarray, Scene]) -> Score:
+    return score(task[0], task[1].claims())
+
+
+def score_pictures(pictures: np.ndarray, scenes: list[Scene], pool: Pool | None = None) -> list[Score]:
+    """Scores of one picture for each scene."""
+    tasks = list(zip(pictures, scenes, strict=True))
+    return pool.map(_score, tasks) if pool else [_score(task) for task in tasks]
+
+
+def tally(scenes: list[Scene], scores: list[Score]) -> dict[str, float]:
+    """Shares of pictures whose whole prompt and whose objects are right, and of things.
+
+    well_formed: of the things seen, those of a known kind. found: of the things promised, those that are there.
+    """
+    promised = sum(len(group.things) for scene in scenes for group in scene.groups)
+    missing = sum(len(result.missing) for result in scores)
+    extra = [name for result in scores for name in result.extra]
+    seen = promised - missing + len(extra)
+    return {
+        "whole_prompt": share(result.whole_prompt for result in scores)[0],
+        "objects_right": share(result.objects_right for result in scores)[0],
+        "well_formed": 1 - sum(name.endswith(" thing") for name in extra) / max(1, seen),
+        "found": 1 - missing / promised,
+        "extra": len(extra) / promised,
+    }
 
 
 def _report(title: str, scores: list[Score]) -> None:
@@ -89,13 +117,13 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="of the demo model; others than those that ship")
     options = parser.parse_args()
     model = load(options.weights)
-    scenes = held_out_scenes(max(options.scenes, options.pictures), options.seed)
+    scenes = some_scenes(max(options.scenes, options.pictures), options.seed, held_out=True)
     if options.scenes:
         _report("scorer on true drawings", score_drawings(scenes[: options.scenes], options.busy))
         _report("scorer on reconstructions", score_reconstructions(scenes[: options.scenes], model, options.busy))
     start = time.time()
     chosen = scenes[: options.pictures]
-    scores = score_samples(chosen, model, options.steps, options.cfg)
+    scores = score_pictures(sample_pictures(chosen, model, options.steps, options.cfg), chosen)
     _report(f"synchronous sampling, {options.steps} steps, cfg {options.cfg}", scores)
     for amount in (1, 2, 3):
         part = [s for s, scene in zip(scores, chosen, strict=True) if len(scene.groups) == amount]

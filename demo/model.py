@@ -1,6 +1,7 @@
-"""The demo model's parts in diffusers and transformers: tokenizer, text encoder, UNet and autoencoder.
+"""The demo models' parts in diffusers and transformers: tokenizer, text encoder, UNet or transformer, autoencoder.
 
 `build()` makes them with fresh weights (for training), `load()` with the weights that ship in demo/weights.
+`build_transformer()` and `load_transformer()` do the same for the second network of the same world and autoencoder.
 """
 
 from __future__ import annotations
@@ -11,23 +12,28 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import FluxTransformer2DModel, UNet2DConditionModel
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .config import (
     BETA_END,
     BETA_START,
     END,
+    FACTOR,
     LATENT_CHANNELS,
     MAX_TOKENS,
+    PICTURE_SIZE,
     START,
+    TEXT_WIDTH,
     TOKENIZER,
     TRAIN_STEPS,
+    TRANSFORMER_WEIGHTS,
     WEIGHTS,
     part_of,
     text_config,
+    transformer_config,
     unet_config,
 )
 from .vae import DemoVAE
@@ -35,12 +41,11 @@ from .world import vocabulary
 
 
 @dataclass
-class DemoModel:
-    """The four parts. The latents have 12 channels, 1/8 of the picture's size and about unit spread."""
+class Parts:
+    """What both demo models have. The latents have 12 channels, 1/8 of the picture's size and about unit spread."""
 
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextModel
-    unet: UNet2DConditionModel
     vae: DemoVAE
 
     def tokenize(self, prompts: list[str]) -> Tensor:
@@ -50,7 +55,21 @@ class DemoModel:
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> Tensor:
         """Prompts -> text states (B, 77, 128), after the final layer norm."""
-        return self.text_encoder(input_ids=self.tokenize(prompts)).last_hidden_state
+        return self.text_encoder(input_ids=self.tokenize(prompts).to(self.text_encoder.device)).last_hidden_state
+
+
+@dataclass
+class DemoModel(Parts):
+    """The demo model: a UNet that predicts v."""
+
+    unet: UNet2DConditionModel
+
+
+@dataclass
+class FlowModel(Parts):
+    """The second demo model: a flow-matching transformer with joint attention."""
+
+    transformer: FluxTransformer2DModel
 
 
 # --- tokenizer -----------------------------------------------------------------------------------------------------
@@ -110,24 +129,63 @@ def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
 # --- the parts -----------------------------------------------------------------------------------------------------
 
 
-def build(tokenizer_folder: Path = TOKENIZER) -> DemoModel:
-    """The four parts with fresh weights."""
+def build_parts(tokenizer_folder: Path = TOKENIZER) -> tuple[CLIPTokenizer, CLIPTextModel, DemoVAE]:
+    """Tokenizer, text encoder and autoencoder with fresh weights."""
     tokenizer = CLIPTokenizer.from_pretrained(str(tokenizer_folder))
-    text_encoder = CLIPTextModel(CLIPTextConfig(**text_config(tokenizer_folder)))
-    return DemoModel(tokenizer, text_encoder, UNet2DConditionModel(**unet_config()), DemoVAE())
+    return tokenizer, CLIPTextModel(CLIPTextConfig(**text_config(tokenizer_folder))), DemoVAE()
+
+
+def build() -> DemoModel:
+    """The demo model with fresh weights."""
+    return DemoModel(*build_parts(), UNet2DConditionModel(**unet_config()))
+
+
+def build_transformer() -> FlowModel:
+    """The second demo model with fresh weights; its blocks begin as identities."""
+    transformer = FluxTransformer2DModel(**transformer_config())
+    modulations = [module for name, module in transformer.named_modules() if name.endswith(("norm.linear", "norm1.linear",
+                   "norm1_context.linear", "norm_out.linear"))]  # fmt: skip
+    for layer in [*modulations, transformer.proj_out]:
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return FlowModel(*build_parts(), transformer)
 
 
 def load(path: Path = WEIGHTS) -> DemoModel:
     """The demo model in float32, ready for use. Raises FileNotFoundError where the weights are missing."""
     model = build()
     state = load_file(path)
-    for name, part in (("unet", model.unet), ("text_encoder", model.text_encoder), ("vae", model.vae)):
+    _fill({"unet": model.unet, "text_encoder": model.text_encoder, "vae": model.vae}, state)
+    return model
+
+
+def load_transformer(path: Path = TRANSFORMER_WEIGHTS, vae_path: Path = WEIGHTS) -> FlowModel:
+    """The second demo model in float32, with the autoencoder of the first. Raises FileNotFoundError likewise."""
+    model = build_transformer()
+    _fill({"transformer": model.transformer, "text_encoder": model.text_encoder}, load_file(path))
+    _fill({"vae": model.vae}, load_file(vae_path))
+    return model
+
+
+def _fill(parts: dict[str, nn.Module], state: dict[str, Tensor]) -> None:
+    for name, part in parts.items():
         weights = part_of(state, name + ".")
         if "text_model.final_layer_norm.weight" in part.state_dict():  # the names of transformers before 5
             weights = {"text_model." + key: value for key, value in weights.items()}
         part.load_state_dict(weights)
         part.eval().requires_grad_(False)
-    return model
+
+
+def flow_velocity(transformer: nn.Module, x: Tensor, times: Tensor, states: Tensor) -> Tensor:
+    """The transformer's velocity (noise less picture) at noisy latents x (B, 12, h, w), times (B,) in [0, 1]."""
+    batch, _, height, width = x.shape
+    rows, columns = (torch.arange(n, device=x.device, dtype=torch.float32) for n in (height, width))
+    ids = torch.stack(torch.meshgrid(torch.zeros(1, device=x.device), rows, columns, indexing="ij"), -1).reshape(-1, 3)
+    tokens = transformer(
+        hidden_states=x.flatten(2).mT, encoder_hidden_states=states, timestep=times, img_ids=ids,
+        txt_ids=ids.new_zeros(states.shape[1], 3), pooled_projections=x.new_zeros(batch, TEXT_WIDTH), return_dict=False,
+    )[0]  # fmt: skip
+    return tokens.mT.reshape(batch, -1, height, width)
 
 
 # --- noise ---------------------------------------------------------------------------------------------------------
@@ -148,19 +206,48 @@ def sigmas(steps: int) -> Tensor:
 
 
 @torch.no_grad()
-def sample(model: DemoModel, prompts: list[str], steps: int = 20, cfg: float = 4.5, seed: int = 0) -> Tensor:
-    """Plain synchronous sampling (Euler, classifier-free guidance): prompts -> images (B, 3, 128, 128) in [0, 1]."""
-    generator = torch.Generator().manual_seed(seed)
-    size = model.unet.config.sample_size
+def sample(
+    model: DemoModel | FlowModel, prompts: list[str], steps: int = 20, cfg: float = 4.5, seed: int = 0, shift: float = 1.0
+) -> Tensor:
+    """Plain synchronous sampling (Euler, classifier-free guidance): prompts -> images (B, 3, 128, 128) in [0, 1].
+
+    shift: of the transformer's noise levels, s t / (1 + (s - 1) t); above 1 more steps are taken at high noise.
+    """
+    device = model.text_encoder.device
+    noise = torch.randn(len(prompts), LATENT_CHANNELS, *2 * (PICTURE_SIZE // FACTOR,), generator=_generator(seed)).to(device)
     text = torch.cat([model.encode_text(prompts), model.encode_text([""]).expand(len(prompts), -1, -1)])
-    levels = sigmas(steps)
-    timesteps = torch.linspace(TRAIN_STEPS - 1, 0, steps + 1)[:-1].round().long()
-    x = torch.randn(len(prompts), LATENT_CHANNELS, size, size, generator=generator) * (1 + levels[0] ** 2).sqrt()
+    x = _sample_flow(model, noise, text, steps, cfg, shift) if isinstance(model, FlowModel) else _sample_v(
+        model, noise, text, steps, cfg)  # fmt: skip
+    return (model.vae.decode(x) / 2 + 0.5).clamp(0, 1).cpu()
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _guided(cond_and_uncond: Tensor, cfg: float) -> Tensor:
+    cond, uncond = cond_and_uncond.chunk(2)
+    return uncond + cfg * (cond - uncond)
+
+
+def _sample_v(model: DemoModel, noise: Tensor, text: Tensor, steps: int, cfg: float) -> Tensor:
+    levels = sigmas(steps).tolist()
+    timesteps = torch.linspace(TRAIN_STEPS - 1, 0, steps + 1)[:-1].round().long().tolist()
+    x = noise * (1 + levels[0] ** 2) ** 0.5
     for sigma, following, timestep in zip(levels[:-1], levels[1:], timesteps, strict=True):
-        scale = (1 + sigma**2).sqrt()
-        velocity = model.unet((x / scale).repeat(2, 1, 1, 1), timestep, text, return_dict=False)[0]
-        cond, uncond = velocity.chunk(2)
-        velocity = uncond + cfg * (cond - uncond)
+        scale = (1 + sigma**2) ** 0.5
+        velocity = _guided(model.unet((x / scale).repeat(2, 1, 1, 1), timestep, text, return_dict=False)[0], cfg)
         denoised = x / scale**2 - velocity * sigma / scale
         x = denoised + (x - denoised) * (following / sigma)
-    return (model.vae.decode(x) / 2 + 0.5).clamp(0, 1)
+    return x
+
+
+def _sample_flow(model: FlowModel, x: Tensor, text: Tensor, steps: int, cfg: float, shift: float) -> Tensor:
+    times = torch.linspace(1, 0, steps + 1)
+    times = shift * times / (1 + (shift - 1) * times)
+    for time, following in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
+        velocity = flow_velocity(
+            model.transformer, x.repeat(2, 1, 1, 1), torch.full((2 * len(x),), time, device=x.device), text
+        )
+        x = x + (following - time) * _guided(velocity, cfg)
+    return x

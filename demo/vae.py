@@ -31,7 +31,7 @@ class DemoVAE(nn.Module):
     mean: Tensor
     spread: Tensor
 
-    def __init__(self, fine: int = 48, coarse: int = 80, latent_channels: int = LATENT_CHANNELS) -> None:
+    def __init__(self, finest: int = 32, fine: int = 64, coarse: int = 96, latent_channels: int = LATENT_CHANNELS) -> None:
         super().__init__()
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(4),
@@ -48,9 +48,14 @@ class DemoVAE(nn.Module):
             nn.Conv2d(coarse, 4 * fine, 1),
             nn.PixelShuffle(2),
             Residual(fine),
+            Residual(fine),
             nn.SiLU(),
-            nn.Conv2d(fine, 48, 3, padding=1),
-            nn.PixelShuffle(4),
+            nn.Conv2d(fine, 4 * finest, 3, padding=1),
+            nn.PixelShuffle(2),
+            Residual(finest),
+            nn.SiLU(),
+            nn.Conv2d(finest, 12, 3, padding=1),
+            nn.PixelShuffle(2),
         )
         self.register_buffer("mean", torch.zeros(latent_channels))
         self.register_buffer("spread", torch.ones(latent_channels))
