@@ -197,9 +197,9 @@ def train_vae(folder: Path, minutes: float, device: torch.device) -> None:
         truth = to_signal(images[rows, y : y + side, x : x + side])
         with _autocast(device):
             latents = vae.encoder(truth).float()
-            noise = 0.2 * torch.rand(batch, 1, 1, 1, device=device) * torch.randn_like(latents)
+            spread = latents.std((0, 2, 3), keepdim=True).detach()  # every channel is to bear the same share of noise
+            noise = 0.2 * spread * torch.rand(batch, 1, 1, 1, device=device) * torch.randn_like(latents)
             pixel, edge = _difference(truth, vae.decoder(latents + noise))
-        # Latents near unit spread, so that the added noise has a meaning.
         power = latents.square().mean()
         return pixel + 0.5 * edge + 1e-2 * (power - 1).clamp(min=0) + 1e-4 * power
 

@@ -17,7 +17,7 @@ from demo.world import draw, sample_scene
 
 def test_going_on_from_trained_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipped autoencoder's latents of busy drawings; at learning rate 0 a checkpoint is the weights it began with."""
-    monkeypatch.setattr(train, "build_tokenizer_files", lambda folder: None)
+    monkeypatch.setattr(train, "_make_tokenizer", lambda: None)
     train.make_data(tmp_path, 4, 1, busy=True)
     rng = np.random.default_rng([2510, 0])
     scene = sample_scene(rng)
@@ -32,7 +32,9 @@ def test_going_on_from_trained_weights(tmp_path: Path, monkeypatch: pytest.Monke
     torch.testing.assert_close(torch.from_numpy(np.load(tmp_path / "latents.npy")).float(), wanted, rtol=0, atol=0.01)
 
     with torch.enable_grad():
-        train.train_unet(tmp_path, minutes=1e-6, batch=1, lr=0.0, muon=True, max_steps=1, checkpoints=1, origin=WEIGHTS)
+        train.train_network(
+            "unet", tmp_path, minutes=1e-6, batch=1, lr=0.0, muon=True, max_steps=1, checkpoints=1, origin=WEIGHTS
+        )
     again = load(tmp_path / "checkpoint_100.safetensors")
     for part in ("unet", "text_encoder", "vae"):
         ours, theirs = getattr(again, part).state_dict(), getattr(shipped, part).state_dict()
