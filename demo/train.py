@@ -387,6 +387,9 @@ def train_network(
     torch.manual_seed(0)
     _make_tokenizer()
     model: DemoModel | FlowModel = build_transformer() if kind == "transformer" else load(origin) if origin else build()
+    if kind == "transformer" and device.type == "cuda":  # the fused kernels' backward reads memory that is not theirs
+        for switch in ("enable_flash_sdp", "enable_mem_efficient_sdp", "enable_cudnn_sdp"):
+            getattr(torch.backends.cuda, switch)(False)
     module = Trained(model).requires_grad_(True).train().to(device)
     average = Average(module)
     optimizers = make_optimizers(module, muon)
