@@ -261,14 +261,7 @@ def measure_gpu(minutes: float, only: str, seconds: float, folder: Path, rehears
     until = time.perf_counter() + 60 * minutes
     load_pack(cpu=rehearse)
     card = Card("cpu" if rehearse else "cuda:0")
-    results: dict[str, Any] = {
-        **card.described(),
-        "planted": planted(card),
-        "rows": [],
-        "parity": [],
-        "kernels": {},
-        "failed": {},
-    }
+    results: dict[str, Any] = {**card.described(), "planted": planted(card)}
     say(", ".join(f"{name}: {value}" for name, value in results.items()))
     results |= {"rows": [], "parity": [], "kernels": {}, "failed": {}}
     (folder / "profile.txt").unlink(missing_ok=True)
@@ -278,6 +271,7 @@ def measure_gpu(minutes: float, only: str, seconds: float, folder: Path, rehears
         began = time.perf_counter()
         if began > until:
             results["failed"].setdefault("no time left", []).append(name)
+            write_gpu(results, folder)
             return
         try:
             work()
