@@ -460,6 +460,12 @@ def edit_thumbnail(studio: Studio) -> Picture:
     return halves(*studio.draw("asyndm_edit"), 0.06)
 
 
+@picture("workflows/asyndm_inpaint.jpg")
+def inpaint_thumbnail(studio: Studio) -> Picture:
+    """Before and after."""
+    return halves(*studio.draw("asyndm_inpaint"), 0.5)
+
+
 @picture("workflows/asyndm_remove.jpg")
 def remove_thumbnail(studio: Studio) -> Picture:
     """Before and after."""
