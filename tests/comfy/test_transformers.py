@@ -7,18 +7,23 @@ on one copy of the picture for each noise level, whose tokens are exchanged befo
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import comfy.sample
 import pytest
 import torch
 from asyndm_pack.asyndm_core.embedding import PixelTimesteps
 from asyndm_pack.asyndm_core.grid import TokenGrid
 from asyndm_pack.asyndm_core.regions import Regions, Target
+from asyndm_pack.asyndm_core.run import Snapshot
 from asyndm_pack.asyndm_core.timestep_rows import TimestepRows
+from asyndm_pack.nodes.comfy.conditioning import ANNOTATION, Annotation
+from asyndm_pack.nodes.comfy.model import UnsupportedModelError
 from asyndm_pack.nodes.comfy.network import network_of
-from families import FAMILIES, empty, prompt, transformer
+from families import FAMILIES, empty, make_transformer, pooled, prompt, random, transformer
 from tiny import asyn, difference, hooks_of, ksampler, painted, plain, same
 from torch import Tensor, nn
 
@@ -37,7 +42,7 @@ def left(height: int, width: int, columns: int | None = None) -> Tensor:
 
 def sampled(name: str, patched: Any, batch: int = 1, size: tuple[int, int] | None = None, **more: Any) -> Tensor:
     """A short run of the stock KSampler."""
-    more = {"steps": 4, "cfg": 3.0, "scheduler": "simple", **more}
+    more = {"steps": 4, "cfg": 2.0, "scheduler": "simple", **more}
     return ksampler(patched, positive=prompt(name), negative=prompt(name, 6), image=empty(name, batch, size), **more)
 
 
@@ -69,15 +74,15 @@ def calls_of(patched: Any) -> Iterator[list[Call]]:
         handle.remove()
 
 
-def nothing_attended(patched: Any) -> Any:
-    """The MODEL with attention that lets nothing through: every token is alone."""
-    silent = patched.clone()
-
-    def silence(function: Callable, *args: Any, **kwargs: Any) -> Tensor:
-        return torch.zeros_like(function(*args, **kwargs))
-
-    silent.model_options["transformer_options"]["optimized_attention_override"] = silence
-    return silent
+@pytest.fixture
+def nothing_attended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention lets nothing through: every token is alone. Everywhere in ComfyUI, as not all networks take an override."""
+    for name, module in list(sys.modules.items()):
+        for attention in ("optimized_attention", "optimized_attention_masked"):
+            if name.startswith("comfy.ldm.") and hasattr(module, attention):
+                own = getattr(module, attention)
+                silent = lambda *args, _own=own, **kwargs: torch.zeros_like(_own(*args, **kwargs))  # noqa: E731
+                monkeypatch.setattr(module, attention, silent)
 
 
 def exchanged(network: nn.Module, call: Call) -> Tensor:
@@ -106,7 +111,7 @@ def exchanged(network: nn.Module, call: Call) -> Tensor:
             return value
         shape = value.shape
         if shape[0] == copies * batch * tokens:  # a network of pixels has each token in its batch
-            return chosen(value.view(copies, batch, tokens, -1), own).view(shape)
+            return chosen(value.reshape(copies, batch, tokens, -1), own).view(shape)
         if shape[0] != copies * batch:
             return value
         apart = value.view(copies, batch, *shape[1:])
@@ -130,7 +135,8 @@ def exchanged(network: nn.Module, call: Call) -> Tensor:
     finally:
         for handle in handles:
             handle.remove()
-    rows = places.pixels[..., : output.shape[-1]].expand(batch, *places.pixels.shape[1:])
+    rows = places.pixels[..., : output.shape[-1]]
+    rows = rows.expand(batch, *rows.shape[1:])
     apart = output.view(copies, batch, *output.shape[1:])
     answer = torch.zeros_like(apart[0])
     for copy in range(copies):
@@ -153,9 +159,10 @@ def test_what_asks_for_nothing_is_stock(name: str) -> None:
 
 
 @every_family
+@pytest.mark.usefixtures("nothing_attended")
 def test_alone_every_token_is_at_its_own_timestep(name: str) -> None:
     """Without attention, the pixels of the left half are those of a run where all lag, those of the right keep pace."""
-    patched = nothing_attended(transformer(name))
+    patched = transformer(name)
     _, height, width = FAMILIES[name].latents
     region = painted(left(height, width))
     stock = sampled(name, patched)
@@ -201,3 +208,128 @@ def test_a_uniform_map_given_as_rows_is_stock(name: str) -> None:
         output = model.diffusion_model(call.args[0], rows, *call.args[2:], **call.kwargs)
     assert rows.every.unique().numel() == 1
     assert difference(output, call.output) < TOLERANCE
+
+
+# --- batches, sizes, number types ------------------------------------------------------------------------------------------
+
+
+def each_its_own(
+    name: str, run: Callable[[Callable[[Any], Any]], Tensor], tolerance: float = TOLERANCE, **changes: Any
+) -> None:
+    """Of two pictures the first keeps pace and equals stock, the second lags and equals a run where all lag (mode concave)."""
+    lags = painted(torch.zeros(8, 8), torch.ones(8, 8))
+    stock = run(lambda m: m)
+    concave = run(lambda m: asyn(m, lags, mode="concave", **changes))
+    together = run(lambda m: asyn(m, lags, **changes))
+    assert difference(stock[1:], concave[1:]) > 1e-3
+    assert difference(together[:1], stock[:1]) < tolerance
+    assert difference(together[1:], concave[1:]) < tolerance
+
+
+@every_family
+def test_pictures_of_a_batch_at_different_sigmas(name: str) -> None:
+    """Text too is told each picture's own timestep."""
+    each_its_own(lambda change: sampled(name, change(transformer(name)), batch=2))
+
+
+@every_family
+def test_odd_sizes(name: str) -> None:
+    """The last tokens are cut off by the edge, as the network pads them."""
+    _, height, width = FAMILIES[name].latents
+    size = (height + 1, width - 1)
+    try:
+        sampled(name, transformer(name), size=size, steps=1)
+    except (RuntimeError, AssertionError, ValueError):
+        pytest.skip(f"{name} itself has no odd sizes")
+    each_its_own(lambda change: sampled(name, change(transformer(name)), batch=2, size=size))
+
+
+@every_family
+def test_bfloat16(name: str) -> None:
+    patched = make_transformer(name, torch.bfloat16)
+    each_its_own(lambda change: sampled(name, change(patched), batch=2, steps=3), tolerance=0.03)
+
+
+# --- what else a run can ask for -------------------------------------------------------------------------------------------
+
+KINDS = ("Flux.1 dev", "Qwen-Image")
+HOLE = torch.zeros(1, 12, 16)
+HOLE[:, 3:9, 5:] = 1
+"""It begins and ends within patches."""
+
+
+def masked(name: str, batch: int = 2) -> dict[str, Any]:
+    image = empty(name, batch)
+    return {"samples": random(*image["samples"].shape, seed=11), "noise_mask": HOLE}
+
+
+def on_image(name: str, patched: Any, image: dict[str, Any], **more: Any) -> Tensor:
+    return ksampler(
+        patched, steps=4, cfg=2.0, scheduler="simple", positive=prompt(name), negative=prompt(name, 6), image=image, **more
+    )
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_inpainting(name: str) -> None:
+    each_its_own(lambda change: on_image(name, change(transformer(name)), masked(name)))
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("known", ["clean", "ahead"])
+def test_known_pixels(name: str, known: str) -> None:
+    """Tokens of nothing but known pixels are at their own level, and end as they were given; the others are one level each."""
+    seen: list[Snapshot] = []
+    image = masked(name, 1)
+    region = painted(left(12, 16))
+    ours = on_image(name, asyn(transformer(name), region, on_step=seen.append, known_pixels=known), image)
+    known_tokens = HOLE.view(1, 6, 2, 8, 2).amax(dim=(2, 4)) == 0
+    pixels = known_tokens.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    for snapshot in seen:
+        assert snapshot.denoised.ndim == 4 and snapshot.sigma.shape == (1, 1, 12, 16)
+        patches = snapshot.sigma.view(1, 6, 2, 8, 2)
+        assert (patches.amax(dim=(2, 4)) == patches.amin(dim=(2, 4))).all()
+        assert snapshot.sigma[:, 0][pixels].max() < snapshot.sigma[:, 0][~pixels].min() or snapshot.step == 3
+    if known == "clean":
+        assert all(snapshot.sigma[:, 0][pixels].max() == 0 for snapshot in seen)
+    flat = (HOLE == 0)[:, None]
+    given = image["samples"].view(1, -1, 12, 16)
+    assert difference((ours.view(1, -1, 12, 16) * flat), given * flat) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_regional_denoise(name: str) -> None:
+    """What is to be kept is kept, bit for bit but for the model's scaling of latents; the region is drawn anew."""
+    image = {"samples": masked(name, 1)["samples"]}
+    ours = on_image(name, asyn(transformer(name), painted(left(12, 16)), background_denoise=0.0, region_denoise=0.8), image)
+    assert difference(ours[..., 8:], image["samples"][..., 8:]) < TOLERANCE
+    assert difference(ours[..., :8], image["samples"][..., :8]) > 0.05
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_previews_get_latents_as_comfyui_has_them(name: str) -> None:
+    """Of a map's run as of a stock one; its own watchers get single pictures."""
+    shapes: list[tuple[int, ...]] = []
+    seen: list[Snapshot] = []
+    patched = asyn(transformer(name), painted(left(12, 16)), on_step=seen.append)
+    samples = empty(name)["samples"]
+    noise = comfy.sample.prepare_noise(samples, 7)
+    comfy.sample.sample(
+        patched, noise, 3, 1.0, "euler", "simple", prompt(name), prompt(name, 6), samples, seed=7, disable_pbar=True,
+        callback=lambda step, denoised, x, steps: shapes.append((denoised.shape, x.shape)),
+    )  # fmt: skip
+    assert shapes == [(samples.shape, samples.shape)] * 3
+    assert {snapshot.denoised.shape for snapshot in seen} == {(1, 16, 12, 16)}
+
+
+def test_a_model_without_a_row_is_refused_by_name() -> None:
+    network = type("Newest", (nn.Module,), {})()
+    model = type("NewestModel", (), {"diffusion_model": network})()
+    with pytest.raises(UnsupportedModelError, match=r"NewestModel \(Newest\).*Z-Image"):
+        network_of(model, torch.zeros(1, 4, 8, 8))
+
+
+def test_words_are_refused_until_they_can_be_read() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"Flux.*paint the regions"):
+        positive = [[prompt("Flux.1 dev")[0][0], {**pooled(), ANNOTATION: Annotation({"fox": (3,)}, 19)}]]
+        ksampler(asyn(transformer("Flux.1 dev"), Regions((Target("fox"),))), positive=positive, negative=prompt("Flux.1 dev"),
+                 image=empty("Flux.1 dev"))  # fmt: skip
