@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
+from types import GetSetDescriptorType
 from typing import Any, NamedTuple
 
 import torch
@@ -228,11 +229,15 @@ def _slice(view: Tensor | None, dim: int) -> Slice | None:
     return Slice(whole, start) if start + view.shape[dim] <= whole else None
 
 
-def _gathered(rows: TimestepRows, shape: Sequence[int], beside: Tensor | None) -> Tensor | None:
+def _gathered(
+    rows: TimestepRows, shape: Sequence[int], beside: Tensor | None, written: bool = False
+) -> Tensor | None:  # fmt: skip
     """Rows as an ordinary tensor that broadcasts to ``shape``, each token's own; None where they meet no tokens there.
 
-    beside: the tensor that they meet, or None. The dimensions along which rows have one entry and ``shape`` has more are
-    tokens, unless it is only the last (features: timesteps times frequencies) or a table.
+    beside: the tensor that they meet, or None; written: in place. Then, or where it is shorter than the picture, it may be a
+    part of a sequence. (torch.compile cannot see that; it has no need to where the length says it all.)
+    The dimensions along which rows have one entry and ``shape`` has more are tokens, unless it is only the last (features:
+    timesteps times frequencies) or a table.
     """
     rank, layout = len(shape), rows.places
     data = _aligned(rows, rank)
@@ -244,7 +249,8 @@ def _gathered(rows: TimestepRows, shape: Sequence[int], beside: Tensor | None) -
     kept = [d for d in range(rank) if d not in spread]
     batch = next((d for d in kept if size[d] == layout.batch), None) if layout.batch > 1 else None
     images = 1 if batch is None else layout.batch
-    index = layout.index(extents, _slice(beside, spread[0]) if len(spread) == 1 else None, images)
+    apart = len(spread) == 1 and (written or extents[0] < layout.tokens)
+    index = layout.index(extents, _slice(beside, spread[0]) if apart else None, images)
     if index is None:
         return None
     if batch is None and layout.batch > 1:
@@ -284,7 +290,7 @@ def _broadcast(func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> A
     plain = [value for value in tensors if not isinstance(value, TimestepRows)]
     if plain:
         beside = next((value for value in plain if value.shape == shape), None)
-        found = {id(rows): _gathered(rows, shape, beside) for rows in ours}
+        found = {id(rows): _gathered(rows, shape, beside, _writes(func)) for rows in ours}
         met = [value for value in found.values() if value is not None]
         if met:
             if len(met) < len(found):
@@ -369,7 +375,7 @@ def _assignment(func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> 
         target.every[behind] = value.every if isinstance(value, TimestepRows) else value
         return
     part = target[key]
-    found = _gathered(value, part.shape, part)
+    found = _gathered(value, part.shape, part, written=True)
     if found is None:
         raise UnplacedError(f"A timestep is written into a tensor of shape {tuple(part.shape)} without tokens.")
     target[key] = found
@@ -508,7 +514,7 @@ def _writes(func: Callable) -> bool:
 def _by_name(func: Callable) -> Rule:
     """The rule of a function that is in no table: one of another library, known by its name, or any other."""
     name = getattr(func, "__name__", "")
-    if name.startswith(("is_", "_is_", "_has_", "_get_", "has_")):
+    if name == "__get__" or name.startswith(("is_", "_is_", "_has_", "_get_", "has_")):
         return _plain
     return BY_NAME.get(name, _others)
 
@@ -551,14 +557,20 @@ BY_NAME: dict[str, Rule] = {
     for name in names.split()
 }
 
-PROPERTIES = ("shape", "dtype", "device", "ndim", "layout", "is_cuda", "requires_grad", "is_quantized", "is_sparse", "is_meta",
-              "is_mps", "is_leaf", "grad", "grad_fn")  # fmt: skip
+PROPERTIES = {
+    name: descriptor
+    for name in dir(Tensor)
+    for descriptor in [getattr(Tensor, name, None)]
+    if isinstance(descriptor, GetSetDescriptorType)
+}
+TURNED = ("T", "mT", "H", "mH", "real", "imag", "data")
+"""Properties that are tensors made of all rows; the rest tells what kind of tensor it is."""
 
 HOMES = (Tensor, torch, torch.nn.functional, torch.special)
 
 RULES: dict[Any, Rule] = {
     getattr(home, name): rule for name, rule in BY_NAME.items() for home in HOMES if callable(getattr(home, name, None))
-} | {getattr(Tensor, name).__get__: _plain for name in PROPERTIES}
+} | {owner.__get__: _others if name in TURNED else _plain for name, owner in PROPERTIES.items()}
 """The rule of every function by the function itself: torch.compile follows that without a break."""
 
 WRITERS = {

@@ -213,9 +213,7 @@ def test_a_uniform_map_given_as_rows_is_stock(name: str) -> None:
 # --- batches, sizes, number types ------------------------------------------------------------------------------------------
 
 
-def each_its_own(
-    name: str, run: Callable[[Callable[[Any], Any]], Tensor], tolerance: float = TOLERANCE, **changes: Any
-) -> None:
+def each_its_own(run: Callable[[Callable[[Any], Any]], Tensor], tolerance: float = TOLERANCE, **changes: Any) -> None:
     """Of two pictures the first keeps pace and equals stock, the second lags and equals a run where all lag (mode concave)."""
     lags = painted(torch.zeros(8, 8), torch.ones(8, 8))
     stock = run(lambda m: m)
