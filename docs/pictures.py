@@ -274,6 +274,31 @@ def graph(studio: Studio) -> Picture:
     return studio.photograph(width=1500)
 
 
+@picture("docs/hero.jpg")
+def hero(studio: Studio) -> Picture:
+    """Before and after of the templates that change a picture, at seeds that nobody chose: 1, 2 and 3."""
+    wide, pair, gap, top = 200, 4, 20, 38
+    asked = {
+        "asyndm_remove": "Take the moon out: by its word",
+        "asyndm_edit": "Moon to sun, keep the rest: by its word",
+        "asyndm_inpaint": "Paint a sun into the sky: by a hole",
+    }
+    page = Image.new("RGB", (gap + len(asked) * (2 * wide + pair + gap), top + 3 * (wide + 8) + 8), _PAPER)
+    for column, (template, caption) in enumerate(asked.items()):
+        left = gap + column * (2 * wide + pair + gap)
+        label(page, left, 10, caption, 18)
+        for row, seed in enumerate((1, 2, 3)):
+            prompt = json.loads(studio.prompt_of(template))
+            samplers = [
+                node["inputs"] for _, node in sorted(prompt.items(), key=lambda each: int(each[0])) if "seed" in node["inputs"]
+            ]
+            for number, inputs in enumerate(samplers):  # the second samples with noise of its own
+                inputs["seed"] = seed + 100 * number
+            for side, image in enumerate(studio.run(prompt)):
+                page.paste(resized(image, wide), (left + side * (wide + pair), top + row * (wide + 8)))
+    return page
+
+
 @picture("docs/off_on.jpg")
 def off_on(studio: Studio) -> Picture:
     """Three seeds of asyndm_compare, chosen: README says which and how."""
