@@ -17,6 +17,11 @@ MOST_OCCURRENCES = 100
 _STAND_INS = ("apple", "zebra", "queen", "month", "board")
 _WIDE_STAND_INS = ("山", "水", "火", "人", "龙")
 """Common words, of which no two begin or end with the same byte."""
+_UNREADABLE = "\ue000"
+"""A character that no vocabulary holds: a tokenizer of bytes cuts it up, any other has one token for all that it can't read."""
+
+_LONGEST_STAND_IN, _SURE_RUN = 4, 8
+"""Pieces of a stand-in, at most; and how many of what follows, found again in their order, are sure to be the same."""
 
 
 class Piece(NamedTuple):
@@ -34,8 +39,13 @@ class UnknownWordError(AsynDMError):
     """A target that the prompt does not contain."""
 
 
+class UnreadableWordError(UnknownWordError):
+    """A target that the prompt contains and the text encoder has no tokens for."""
+
+
 def find_word(tokenize: Tokenize, prompt: str, target: str) -> list[int]:
-    """The positions of a target's tokens in a prompt, of all its occurrences, ascending; none where it is not there.
+    """The positions of a target's tokens in a prompt, of all its occurrences, ascending; none where it is not there, or where
+    the tokenizer can't tell it from any other word that it has no tokens for.
 
     They are the tokens that change where the target is swapped for another word. Nothing need be known of how the
     tokenizer cuts a text, or joins the punctuation around a word, or reads weights. Raises ValueError for a target that
@@ -50,8 +60,10 @@ def find_word(tokenize: Tokenize, prompt: str, target: str) -> list[int]:
     found: set[int] = set()
     pieces = tokenize(prompt) if places else ()
     for start, end in places:
-        swapped = prompt[:start] + _stand_in(prompt[start:end]) + prompt[end:]
-        found.update(piece.position for piece in _changed(pieces, tokenize(swapped)))
+        word = prompt[start:end]
+        with_other = lambda other, start=start, end=end: tokenize(prompt[:start] + other + prompt[end:])  # noqa: E731
+        if word.isascii() or _changed(pieces, with_other(_UNREADABLE)):
+            found.update(piece.position for piece in _changed(pieces, with_other(_stand_in(word))))
     return sorted(found)
 
 
@@ -72,7 +84,18 @@ def _changed(pieces: Sequence[Piece], others: Sequence[Piece]) -> Sequence[Piece
     after = 0
     while after < most - before and _same(pieces[-1 - after].token, others[-1 - after].token):
         after += 1
-    return pieces[before : len(pieces) - after]
+    changed, swapped = pieces[before : len(pieces) - after], others[before : len(others) - after]
+    return changed[: _cut_short(changed, swapped)]
+
+
+def _cut_short(changed: Sequence[Piece], swapped: Sequence[Piece]) -> int:
+    """How many of the changed pieces are so where the tokenizer cuts long texts: there what follows has only moved along."""
+    for start in range(len(changed) - _SURE_RUN):
+        for other in range(min(_LONGEST_STAND_IN, len(swapped) - _SURE_RUN) + 1):
+            moved = list(zip(changed[start:], swapped[other:], strict=False))
+            if len(moved) >= _SURE_RUN and all(_same(a.token, b.token) for a, b in moved):
+                return start
+    return len(changed)
 
 
 def _same(a: int | Tensor, b: int | Tensor) -> bool:
@@ -82,7 +105,13 @@ def _same(a: int | Tensor, b: int | Tensor) -> bool:
 
 
 def unknown_word(target: str, prompt: str) -> UnknownWordError:
-    """The error for a target that is not in the prompt: it lists the words that are."""
+    """The error for a target without a position: it lists the words of the prompt, or says that it can't be read."""
+    if any(stretches(prompt, target)):
+        return UnreadableWordError(
+            f"The text encoder does not read the target '{shortened(target)}': it has no tokens for it, or it stands behind "
+            "the last token that the encoder takes, so the model can't follow it. Write it in English or earlier in the "
+            "widget text of Cross-Attention Mask, name another word in targets, or set lost_targets to skip."
+        )
     return UnknownWordError(
         f"The target '{shortened(target)}' is not in the prompt. Words of the prompt: "
         f"{shortened(', '.join(prompt_words(prompt)), 600)}. "

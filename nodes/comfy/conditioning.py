@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -11,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...asyndm_core.regions import Target
-from ...asyndm_core.tokens import Piece, UnknownWordError, find_word, unknown_word
+from ...asyndm_core.tokens import UnknownWordError, unknown_word
 from ...asyndm_core.words import check_count, content_phrases, divided, parse_targets, shortened
+from .words import TRAILING, Places, find_words
 
 ANNOTATION = "asyndm_targets"
 """Key of the annotation in a conditioning's dict. Part of what saved files and other packs may rely on."""
@@ -28,7 +28,10 @@ In other contexts a token is not told from others: in shuffled prompts of the de
 
 
 class Annotation(NamedTuple):
-    """What the dict holds under ``ANNOTATION``: token positions by word, and the tokens that the text was encoded to."""
+    """What the dict holds under ``ANNOTATION``: the rows of each word, and how many rows there are.
+
+    Rows of the conditioning's tensor, and numbered on from them those of a further encoder that the model attends to.
+    """
 
     positions: Mapping[str, tuple[int, ...]]
     length: int
@@ -38,45 +41,8 @@ class Found(NamedTuple):
     """The targets that a text contains, where their tokens are, and the typed ones that it does not contain."""
 
     targets: tuple[Target, ...]
-    annotation: Annotation
+    annotation: Places
     lost: tuple[str, ...] = ()
-
-
-class EncodedText(NamedTuple):
-    """A tokenised text: its content pieces in order, and its length in tokens, padding included."""
-
-    pieces: list[Piece]
-    length: int
-
-
-def tokenize(clip: Any, text: str) -> dict[str, EncodedText]:
-    """The pieces of ``text`` for each of the model's text encoders.
-
-    Entries of word id 0 are start, end and padding.
-    """
-    encoded = {}
-    for name, chunks in clip.tokenize(text, return_word_ids=True).items():
-        entries = [entry for chunk in chunks for entry in chunk]
-        pieces = [Piece(position, token) for position, (token, _, word_id) in enumerate(entries) if word_id != 0]
-        encoded[name] = EncodedText(pieces, len(entries))
-    return encoded
-
-
-def find_words(clip: Any, text: str, words: Iterable[str]) -> Annotation:
-    """Where words are in a text's tokens; those that it does not contain are left out.
-
-    Encoders of one model cut a text alike, unless a textual inversion has more vectors for one of them: all are looked at
-    that differ. Their vectors are joined to the length of the shortest.
-    """
-    encoded = tokenize(clip, text)
-    length = min(whole.length for whole in encoded.values())
-    different = {tuple(piece.position for piece in whole.pieces): name for name, whole in reversed(encoded.items())}
-    found: dict[str, set[int]] = {}
-    for name in different.values():
-        read = cache(lambda part, name=name: tokenize(clip, part)[name].pieces)
-        for word in words:
-            found.setdefault(word, set()).update(position for position in find_word(read, text, word) if position < length)
-    return Annotation({word: tuple(sorted(positions)) for word, positions in found.items() if positions}, length)
 
 
 def find_targets(clip: Any, text: str, typed: str, skip_lost: bool = False) -> Found:
@@ -94,40 +60,48 @@ def find_targets(clip: Any, text: str, typed: str, skip_lost: bool = False) -> F
     targets = typed_targets or tuple(Target(phrase) for phrase in content_phrases(text))
     check_count(targets)
     annotation = find_words(clip, text, [target.text for target in targets])
-    lost = tuple(target.text for target in typed_targets if target.text not in annotation.positions)
+    lost = tuple(target.text for target in typed_targets if target.text not in annotation.words)
     if lost and not skip_lost:
         raise unknown_word(lost[0], text)
-    if not typed_targets and not annotation.positions:
+    if not typed_targets and not annotation.words:
         raise UnknownWordError(
             f"No content word was found in the prompt '{shortened(text)}'. "
             "Name one in the widget targets of Cross-Attention Mask."
         )
-    return Found(tuple(t for t in targets if t.text in annotation.positions), annotation, lost)
+    return Found(tuple(t for t in targets if t.text in annotation.words), annotation, lost)
 
 
-def annotate(conditioning: Conditioning, annotation: Annotation) -> Conditioning:
+def annotate(conditioning: Conditioning, annotation: Places) -> Conditioning:
     """A copy of the conditioning, which was encoded from the annotated text, that carries the annotation."""
     annotated = []
     for tensor, options in conditioning:
-        step = _rows_per_token(tensor, annotation.length)
-        positions = {word: tuple(step * p for p in places) for word, places in annotation.positions.items()}
-        annotated.append(_annotated(tensor, options, positions))
+        held = _held(annotation, tensor, options, own=True)
+        annotated.append(_annotated(tensor, options, held, _counted(held)))
     return annotated
 
 
-def annotate_given(conditioning: Conditioning, clip: Any, text: str, annotation: Annotation) -> Conditioning:
+def annotate_given(conditioning: Conditioning, clip: Any, text: str, annotation: Places) -> Conditioning:
     """A copy of a conditioning made elsewhere that carries the annotation, beside words that it carries already.
 
     Its vectors are compared with those that ``clip`` makes of the text: at the words' tokens first, then everywhere (of
     Conditioning (Concat), the text may be the second part). Where a word is not there, also with those without weights, and
-    of the parts of a text that BREAK or AND divides, which other packs encode one by one. Raises ValueError for a word that
-    is in none of the conditionings.
+    of the parts of a text that BREAK or AND divides, which other packs encode one by one. A language model's vectors are
+    others wherever images or another instruction stand before the text: there the words are counted from the end. Raises
+    ValueError for a word that is in none of the conditionings.
     """
     found: list[dict[str, set[int]]] = [{} for _ in conditioning]
-    for encoded, marked in _encodings(clip, text, annotation) if annotation.positions else ():
-        if _search(conditioning, found, encoded, marked) and marked is annotation:
+    fewest = 0
+    for encoded, marked in _encodings(clip, text, annotation) if annotation.words else ():
+        own = _held(marked, *encoded, own=True)
+        fewest = len(own[0].rows) if marked is annotation else fewest
+        if _search(conditioning, found, own) and marked is annotation:
             break
-    lost = [word for word in annotation.positions if not any(word in places for places in found)]
+    given = [_held(annotation, tensor, options) for tensor, options in conditioning]
+    if _lost(annotation, found) and annotation.encoder is not None and annotation.encoder.led:
+        for held, places in zip(given, found, strict=True):
+            if len(held[0].rows) >= fewest and (places or not any(found)):
+                places.update({word: set(rows) for word, rows in _counted(held).items()})
+    lost = _lost(annotation, found)
     if lost:
         raise ValueError(
             f"The conditioning does not have {', '.join(repr(shortened(word)) for word in lost)} as the text of "
@@ -136,34 +110,90 @@ def annotate_given(conditioning: Conditioning, clip: Any, text: str, annotation:
             "before the node that mixes, or leave its input conditioning unconnected."
         )
     return [
-        _annotated(tensor, options, {word: tuple(sorted(rows)) for word, rows in places.items()})
-        for (tensor, options), places in zip(conditioning, found, strict=True)
+        _annotated(tensor, options, held, {word: tuple(sorted(rows)) for word, rows in places.items()})
+        for (tensor, options), held, places in zip(conditioning, given, found, strict=True)
     ]
 
 
-def _encodings(clip: Any, text: str, annotation: Annotation) -> Iterator[tuple[Tensor, Annotation]]:
+def _lost(annotation: Places, found: Sequence[Mapping[str, set[int]]]) -> list[str]:
+    """The words that none of the conditionings has."""
+    return [word for word in annotation.words if not any(word in places for places in found)]
+
+
+def _encodings(clip: Any, text: str, annotation: Places) -> Iterator[tuple[tuple[Tensor, dict[str, Any]], Places]]:
     """A text and its parts as ``clip`` encodes them, with weights and without, and where the words are in them."""
     for part in (text, *divided(text)):
-        marked = annotation if part is text else find_words(clip, part, annotation.positions)
+        marked = annotation if part is text else find_words(clip, part, annotation.words)
         tokens = clip.tokenize(part)
-        plain = {name: [[(token, 1.0) for token, _ in chunk] for chunk in chunks] for name, chunks in tokens.items()}
-        weighted = any(weight != 1.0 for chunks in tokens.values() for chunk in chunks for _, weight in chunk)
+        plain = {name: [[(entry[0], 1.0) for entry in chunk] for chunk in chunks] for name, chunks in tokens.items()}
+        weighted = any(entry[1] != 1.0 for chunks in tokens.values() for chunk in chunks for entry in chunk)
         for each in (tokens, plain)[: 1 + weighted]:
-            yield clip.encode_from_tokens(each), marked
+            options = clip.encode_from_tokens(each, return_dict=True)
+            yield (options.pop("cond"), options), marked
 
 
-def _search(conditioning: Conditioning, found: list[dict[str, set[int]]], encoded: Tensor, annotation: Annotation) -> bool:
+class _Held(NamedTuple):
+    """What a conditioning holds of an encoder, whose tokens of a text are marked.
+
+    rows: its vectors (rows, features) or tokens (rows,). The token at place p of the text is row shift + p of them, which is
+    first + step (shift + p) in the annotation.
+    """
+
+    places: Places
+    rows: Tensor
+    shift: int = 0
+    first: int = 0
+    step: int = 1
+
+
+def _held(annotation: Places, tensor: Tensor, options: Mapping[str, Any], own: bool = False) -> list[_Held]:
+    """What a conditioning holds of the encoders of a text. own: it was encoded from that text; ValueError where it can't be."""
+    if annotation.encoder is None:
+        step = _rows_per_token(tensor, annotation.length) if own else 1 + _in_pairs(tensor)
+        return [_Held(annotation, tensor[0, ::step], step=step)]
+    held: list[_Held] = []
+    rows_before = 0
+    trailing = sum(count for entry, count in TRAILING.items() if entry in options)
+    for places in annotation.each:
+        rows = places.encoder.rows(tensor, options)
+        if rows is not None:
+            shift = 0 if places.encoder.leading else len(rows) + places.encoder.cut - places.length - trailing
+            held.append(_Held(places, rows, shift, rows_before if places.encoder.beside else 0))
+            rows_before = held[-1].first + len(rows)
+    return held
+
+
+def _counted(held: Sequence[_Held]) -> dict[str, tuple[int, ...]]:
+    """The rows of each word by its places. ValueError where the conditioning has them not."""
+    found: dict[str, set[int]] = {}
+    for each in held:
+        for word, positions in each.places.positions.items():
+            if not 0 <= each.shift + positions[0] <= each.shift + positions[-1] < len(each.rows):
+                raise ValueError(
+                    f"The conditioning has {len(each.rows)} vectors and the text {each.places.length} tokens: which of them "
+                    f"are '{shortened(word)}' is not known. Connect Cross-Attention Mask before nodes that join, cut or mix "
+                    "conditionings, or paint the regions (connect mask and set mask_mode to replace)."
+                )
+            rows = [each.first + each.step * (each.shift + position) for position in positions]
+            found.setdefault(word, set()).update(rows)
+    return {word: tuple(sorted(rows)) for word, rows in found.items()}
+
+
+def _search(conditioning: Conditioning, found: list[dict[str, set[int]]], own: Sequence[_Held]) -> bool:
     """Add to ``found`` the rows of each conditioning that are the words of a text. Returns whether all were found."""
-    own = encoded[0, :: _rows_per_token(encoded, annotation.length)]
-    steps = [2 if _in_pairs(tensor) else 1 for tensor, _ in conditioning]
     complete = True
-    for word, positions in annotation.positions.items():
-        for run in _runs(positions):
-            everywhere = [_places(tensor[0, ::step], own, run) for (tensor, _), step in zip(conditioning, steps, strict=True)]
-            for places, rows, step in zip(found, everywhere, steps, strict=True):
-                if rows:
-                    places.setdefault(word, set()).update(step * row for row in rows)
-            complete &= any(everywhere)
+    given = [{held.places.encoder: held for held in _held(own[0].places, tensor, options)} for tensor, options in conditioning]
+    for part in own:
+        for word, positions in part.places.positions.items():
+            for run in _runs(part.shift + position for position in positions):
+                anywhere = False
+                for places, held in zip(found, given, strict=True):
+                    there = held.get(part.places.encoder)
+                    rows = [] if there is None else _places(there.rows, part.rows, run, run[0] - part.shift + there.shift)
+                    if rows:
+                        anywhere = True
+                        places.setdefault(word, set()).update(there.first + there.step * row for row in rows)
+                complete &= anywhere
     return complete
 
 
@@ -178,22 +208,24 @@ def _runs(positions: Iterable[int]) -> list[list[int]]:
     return runs
 
 
-def _places(given: Tensor, own: Tensor, run: Sequence[int]) -> list[int]:
-    """The rows of ``given`` (rows, features) that are the rows ``run`` of ``own``: the same ones, else wherever they are.
+def _places(given: Tensor, own: Tensor, run: Sequence[int], start: int) -> list[int]:
+    """The rows of ``given`` that are the rows ``run`` of ``own``: from ``start``, else wherever they are.
 
-    Where the vectors of two encoders are joined, one of them is enough.
+    They are vectors (rows, features) or tokens (rows,). Where the vectors of two encoders are joined, one of them is enough.
     """
     count, last = len(run), len(given) - len(run) + 1
-    if given.shape[1] != own.shape[1] or last < 1:
+    if given.shape[1:] != own.shape[1:] or last < 1 or run[-1] >= len(own):
         return []
+    if own.ndim == 1:
+        own, given = (F.one_hot(rows.long(), int(max(own.max(), given.max())) + 1) for rows in (own, given))
     widths = JOINED_FEATURES.get(own.shape[1], (own.shape[1],))
     fit = torch.zeros(last)
     for wanted, there in zip(own.float().split(widths, 1), given.to(own).float().split(widths, 1), strict=True):
         alike = _alikeness(wanted, there, run)
         fit = fit.maximum(torch.stack([alike[n, n : n + last] for n in range(count)]).amin(dim=0).cpu())
     starts = (fit >= ALIKE).nonzero()[:, 0].tolist()
-    starts = run[:1] if run[0] in starts else starts
-    return [start + n for start in starts for n in range(count)]
+    starts = [start] if start in starts else starts
+    return [first + n for first in starts for n in range(count)]
 
 
 def _alikeness(own: Tensor, given: Tensor, run: Sequence[int]) -> Tensor:
@@ -206,11 +238,14 @@ def _alikeness(own: Tensor, given: Tensor, run: Sequence[int]) -> Tensor:
     return (wanted @ F.normalize(given, dim=1).T - usual) / (1 - usual).clamp(min=1e-6)
 
 
-def _annotated(tensor: Tensor, options: dict[str, Any], positions: Mapping[str, tuple[int, ...]]) -> list[Any]:
+def _annotated(
+    tensor: Tensor, options: dict[str, Any], held: Sequence[_Held], positions: Mapping[str, tuple[int, ...]]
+) -> list[Any]:
     """One conditioning with the positions of words, beside those that it has already."""
     earlier = options.get(ANNOTATION)
     together = {**(earlier.positions if earlier else {}), **positions}
-    return [tensor, {**options, ANNOTATION: Annotation(together, tensor.shape[1])}]
+    length = max([tensor.shape[1], *(each.first + len(each.rows) for each in held if each.step == 1)])
+    return [tensor, {**options, ANNOTATION: Annotation(together, length)}]
 
 
 def _rows_per_token(encoded: Tensor, length: int) -> int:

@@ -16,7 +16,8 @@ import pytest
 import torch
 from asyndm_pack.asyndm_core.tokens import UnknownWordError
 from asyndm_pack.nodes.comfy import conditioning as pack_conditioning
-from asyndm_pack.nodes.comfy.conditioning import ANNOTATION, annotate, annotate_given, find_targets, tokenize
+from asyndm_pack.nodes.comfy.conditioning import ANNOTATION, annotate, annotate_given, find_targets
+from asyndm_pack.nodes.comfy.words import tokenize
 from asyndm_pack.nodes.demo_model import load_demo_model
 from hypothesis import given, settings
 from hypothesis import strategies as st

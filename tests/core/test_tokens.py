@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyndm_core.tokens import MOST_OCCURRENCES, Piece, UnknownWordError, find_word, unknown_word
+from asyndm_core.tokens import MOST_OCCURRENCES, Piece, UnknownWordError, UnreadableWordError, find_word, unknown_word
 from asyndm_core.words import plain_text
 
 
@@ -104,3 +104,33 @@ def test_unknown_word_lists_what_there_is() -> None:
     assert "'moon'" in str(error)
     assert "a, green, boat, under, two, moons" in str(error)
     assert "widget targets" in str(error)
+
+
+def of_known_words(text: str) -> list[Piece]:
+    """A tokenizer with one token for all that it can't read."""
+    words = re.findall(r"\w+|[^\w\s]", text)
+    return [Piece(n, hash(word) if word.isascii() else -1) for n, word in enumerate(words)]
+
+
+def test_a_word_that_the_tokenizer_cannot_read() -> None:
+    """It is nowhere, and the error says so, not that it is not in the prompt."""
+    for word in ("🦊", "兔子", "кот"):
+        assert find_word(of_known_words, f"a fox, {word} and a hat", word) == []
+        assert find_word(by_letters, f"a fox, {word} and a hat", word)
+        assert isinstance(unknown_word(word, f"a fox, {word} and a hat"), UnreadableWordError)
+    assert find_word(of_known_words, "a fox, 兔子 and a hat", "hat") == [6]
+    assert not isinstance(unknown_word("wolf", "a fox"), UnreadableWordError)
+
+
+@pytest.mark.parametrize("most", [24, 30, 100])
+@pytest.mark.parametrize("suffix", [[], [-7, -8]])
+def test_a_tokenizer_that_cuts_long_texts(most: int, suffix: list[int]) -> None:
+    """What follows a word moves over the cut when it is swapped; it is not the word's for that."""
+
+    def cut(text: str) -> list[Piece]:
+        tokens = [piece.token for piece in by_letters(text)][:most]
+        return [Piece(n, token) for n, token in enumerate([*tokens, *suffix])]
+
+    text = "the red dog saw capybara near the old mill by a wide blue river and ran off to see what had come of it all, fox"
+    assert find_word(cut, text, "capybara") == [4, 5, 6]
+    assert bool(find_word(cut, text, "fox")) == (most == 100)
