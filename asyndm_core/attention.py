@@ -53,14 +53,18 @@ def as_values(columns: Tensor, like: Tensor) -> Sequence[Tensor]:
     return [part.expand_as(like) for part in padded.split(like.shape[-1], dim=-1)]
 
 
-def probabilities(query: Tensor, key: Tensor, values: Sequence[Tensor]) -> Tensor:
+def probabilities(
+    query: Tensor, key: Tensor, values: Sequence[Tensor], mask: Tensor | None = None, scale: float | None = None
+) -> Tensor:
     """Attention probability of each word at each query in each head: softmax(q k^T / sqrt(d)) columns.
 
-    query: (B, heads, queries, d); key: (B, heads, tokens, d); values: the words' columns, see ``as_values``.
+    query: (B, heads, queries, d); key: (B, heads, tokens, d), or with fewer heads that several of the query's share; values:
+    the words' columns, see ``as_values``. mask, scale: of the scores, as attention takes them.
     Returns (B, heads, queries, words and what they were filled up to). The softmax runs over all tokens, as in the model.
     The columns stand where a model's values do, so its own kind of kernel serves, and no table of scores is held.
     """
-    shares = [F.scaled_dot_product_attention(query, key, part) for part in values]
+    shared = {"enable_gqa": True} if key.shape[1] != query.shape[1] else {}
+    shares = [F.scaled_dot_product_attention(query, key, part, mask, scale=scale, **shared) for part in values]
     return shares[0] if len(shares) == 1 else torch.cat(shares, dim=-1)
 
 
@@ -171,6 +175,82 @@ def enlarged(maps: Tensor, size: Sequence[int]) -> Tensor:
     if maps.shape[-2:] in ((1, 1), tuple(size)):
         return maps
     return F.interpolate(maps, size=tuple(size), mode="bilinear")
+
+
+STRIDE = 2
+"""In a transformer, the picture's queries are read in every second row and column: a quarter of the work."""
+
+
+class Sequences(NamedTuple):
+    """How a transformer's sequences are laid out where words and picture meet.
+
+    queries, keys: tokens of both sequences. picture: the first of the picture's among the queries, row by row; grid (h, w):
+    how many they are. beside: tokens that follow in every row, of a picture beside it.
+    """
+
+    queries: int
+    keys: int
+    picture: int
+    grid: tuple[int, int]
+    beside: int = 0
+
+
+class BlockMean:
+    """The attention of one prompt's words in the blocks of one call of a transformer, summed as they come.
+
+    columns: (keys, words), or (B, keys, words), see ``token_columns``. Blocks leave the words unlike shares of the whole: each
+    block's map is divided by its mean over the picture, so that all count alike.
+    """
+
+    def __init__(self, columns: Tensor, layout: Sequences) -> None:
+        self._columns, self._layout = columns, layout
+        self._values: dict[tuple[Any, ...], Sequence[Tensor]] = {}
+        self._sum: Tensor | None = None
+
+    def add(self, query: Tensor, key: Tensor, mask: Tensor | None = None, scale: float | None = None) -> None:
+        """Add a block: query (B, heads, queries, d) and key (B, heads or fewer, keys, d).
+
+        mask: what it adds to the scores, or where it attends at all; broadcasts to (B, heads, queries, keys). scale: of the
+        scores; None: 1 / sqrt(d).
+        """
+        maps = self.shares(query, key, mask, scale)
+        mean = maps.mean(dim=(-2, -1), keepdim=True)
+        maps = maps / mean.where(mean > 0, 1)
+        self._sum = maps if self._sum is None else self._sum + maps
+
+    def shares(self, query: Tensor, key: Tensor, mask: Tensor | None = None, scale: float | None = None) -> Tensor:
+        """The words' probabilities in one block, the mean over heads, in an unit of its own: (B, words, h / 2, w / 2)."""
+        words = self._columns.shape[-1]
+        picked, size = self._picture(query)
+        if mask is not None and mask.shape[-2] > 1:
+            mask, _ = self._picture(mask)
+        layout = (key.shape, key.dtype)
+        if layout not in self._values:
+            unit = 2.0 ** (self._layout.keys.bit_length() - 1)  # a share of thousands of tokens is next to nothing in float16
+            self._values[layout] = as_values(unit * self._columns, key)
+        seen = probabilities(picked, key, self._values[layout], mask, scale)[..., :words]
+        return seen.float().mean(dim=1).transpose(-1, -2).unflatten(-1, size)
+
+    def _picture(self, rows: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """The rows (..., queries, n) of every second row and column of the picture, and how many of both."""
+        height, width = self._layout.grid
+        whole = width + self._layout.beside
+        of_picture = rows[..., self._layout.picture :, :][..., : height * whole, :]
+        picked = of_picture.unflatten(-2, (height, whole))[..., ::STRIDE, :width:STRIDE, :]
+        return picked.flatten(-3, -2), (picked.shape[-3], picked.shape[-2])
+
+    def mean(self) -> Tensor | None:
+        """The mean over blocks (B, words, h, w), a map's own mean being 1, or None if there was none."""
+        if self._sum is None:
+            return None
+        return between_rows(self._sum / self._sum.mean(dim=(-2, -1), keepdim=True).clamp(min=1e-12), self._layout.grid)
+
+
+def between_rows(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps (B, n, ...) of every second row and column at all of ``size``: those between are the mean of their neighbours."""
+    height, width = maps.shape[-2:]
+    maps = F.interpolate(maps, size=(2 * height - 1, 2 * width - 1), mode="bilinear", align_corners=True)
+    return F.pad(maps, (0, size[1] - maps.shape[-1], 0, size[0] - maps.shape[-2]), mode="replicate")
 
 
 class Attention(NamedTuple):

@@ -7,13 +7,28 @@ all of them (``asyndm_core/timestep_rows.py``). A new family is a row here and a
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from math import ceil, prod
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from ...asyndm_core.timestep_rows import Columns
+from .attention import (
+    Reading,
+    across,
+    across_after_text,
+    before_references,
+    behind_registers,
+    evenly,
+    in_multiples,
+    joint,
+    late,
+    of_two_encoders,
+    padded_before,
+    up_to_most,
+    with_glyphs,
+)
 
 Inputs = Mapping[str, Any]
 """What a network is given besides latents, timestep and text, by the names that ComfyUI's model gives it."""
@@ -27,7 +42,7 @@ class Family(NamedTuple):
     text: patterns of the names of modules that modulate text alone. columns: patterns of the names of modules that modulate
     both, with the entries of their output that are text's: (network, entries) -> Columns. tail: tokens that follow the
     picture's own in its stream: (network, inputs, patch, tokens) -> how many. beside: the input that is joined to the
-    latents along the width.
+    latents along the width. reading: how words are read; None: they can't be.
     """
 
     name: str
@@ -37,6 +52,7 @@ class Family(NamedTuple):
     columns: tuple[tuple[str, Callable[[nn.Module, int], Columns]], ...] = ()
     tail: Callable[[nn.Module, Inputs, tuple[int, int], int], int] = lambda network, inputs, patch, tokens: 0
     beside: str | None = None
+    reading: Reading | None = None
 
     def patch_of(self, network: nn.Module) -> tuple[int, int]:
         """(height, width) in latent pixels of a network's tokens."""
@@ -78,44 +94,90 @@ TXT_MOD = (r"\.txt_mod$",)
 CHROMA = ((r"^distilled_guidance_layer$", _of_double_blocks),)
 OMNIGEN_REFERENCES = (r"ref_image_refiner\.\d+\.norm1$",)
 
+
+def _of_flux(network: nn.Module, blocks: int) -> Collection[int]:
+    """Of Flux.1's 19 double blocks the last 4, of Flux.2's 8 the last 3."""
+    return late(0.6 if network.params.global_modulation else 0.75, 4)(network, blocks)
+
+
+MIDDLE = evenly(0.35, 0.7, 5)
+"""Where nothing is known."""
+FLUX_READING = Reading(("double_blocks",), _of_flux, padded_before)
+CHROMA_READING = Reading(("double_blocks",), late(0.75, 4), joint)
+LUMINA_READING = Reading(("layers",), evenly(0.5, 0.65, 4), in_multiples)
+COSMOS_READING = Reading(("blocks",), evenly(0.125, 0.65, 8), across)
+
 FAMILIES: Mapping[str, Family] = {
-    "lumina.model.NextDiT": Family("Z-Image, Lumina2, NewBie", tail=_padding),
-    "lumina.model.NextDiTPixelSpace": Family("Z-Image in pixels", tail=_padding),
+    "lumina.model.NextDiT": Family("Z-Image, Lumina2, NewBie", tail=_padding, reading=LUMINA_READING),
+    "lumina.model.NextDiTPixelSpace": Family("Z-Image in pixels", tail=_padding, reading=LUMINA_READING),
     "flux.model.Flux": Family(
         "Flux.1, Flux.2, LongCat-Image, Ovis-Image",
         text=(*TXT_MOD, r"^double_stream_modulation_txt$"),
         tail=_references,
+        reading=FLUX_READING,
     ),
-    "qwen_image.model.QwenImageTransformer2DModel": Family("Qwen-Image", text=TXT_MOD, tail=_references),
+    "qwen_image.model.QwenImageTransformer2DModel": Family(
+        "Qwen-Image", text=TXT_MOD, tail=_references, reading=Reading(("transformer_blocks",), MIDDLE, joint)
+    ),
     "modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper": Family(
-        "Stable Diffusion 3 and 3.5", text=(r"context_block\.adaLN_modulation$",)
+        "Stable Diffusion 3 and 3.5",
+        text=(r"context_block\.adaLN_modulation$",),
+        reading=Reading(("joint_blocks",), evenly(0.33, 0.46, 4), joint),
     ),
-    "krea2.model.SingleStreamDiT": Family("Krea 2", patch="patch", tail=_references),
-    "cosmos.predict2.MiniTrainDIT": Family("Cosmos Predict2", patch="patch_spatial"),
-    "anima.model.Anima": Family("Anima", patch="patch_spatial"),
-    "mage_flow.model.MageFlowTransformer2DModel": Family("Mage-Flow", text=TXT_MOD, tail=_references),
+    "krea2.model.SingleStreamDiT": Family(
+        "Krea 2", patch="patch", tail=_references, reading=Reading(("blocks",), MIDDLE, joint)
+    ),
+    "cosmos.predict2.MiniTrainDIT": Family("Cosmos Predict2", patch="patch_spatial", reading=COSMOS_READING),
+    "anima.model.Anima": Family("Anima", patch="patch_spatial", reading=COSMOS_READING),
+    "mage_flow.model.MageFlowTransformer2DModel": Family(
+        "Mage-Flow", text=TXT_MOD, tail=_references, reading=Reading(("transformer_blocks",), MIDDLE, joint)
+    ),
     "hidream.model.HiDreamImageTransformer2DModel": Family(
         "HiDream-I1, HiDream-E1",
         opens=_always,
         columns=((r"^double_stream_blocks\.\d+\.block\.adaLN_modulation$", _second_half),),
         beside="image_cond",
+        reading=Reading(("double_stream_blocks", "single_stream_blocks"), MIDDLE, of_two_encoders),
     ),
-    "omnigen.omnigen2.OmniGen2Transformer2DModel": Family("OmniGen2", text=OMNIGEN_REFERENCES),
+    "omnigen.omnigen2.OmniGen2Transformer2DModel": Family(
+        "OmniGen2", text=OMNIGEN_REFERENCES, reading=Reading(("layers",), MIDDLE, before_references)
+    ),
     "boogu.model.BooguTransformer2DModel": Family(
-        "Boogu", text=(*OMNIGEN_REFERENCES, r"double_stream_layers\.\d+\.instruct_norm[12]$")
+        "Boogu",
+        text=(*OMNIGEN_REFERENCES, r"double_stream_layers\.\d+\.instruct_norm[12]$"),
+        reading=Reading(("double_stream_layers", "single_stream_layers"), MIDDLE, before_references),
     ),
     "ernie.model.ErnieImageModel": Family("ERNIE-Image", opens=_always),
-    "chroma.model.Chroma": Family("Chroma", columns=CHROMA),
-    "chroma_radiance.model.ChromaRadiance": Family("Chroma Radiance", columns=CHROMA),
-    "hunyuan_video.model.HunyuanVideo": Family("HunyuanImage 2.1", opens=_picture_first, text=(*TXT_MOD, r"^txt_in$")),
-    "kandinsky5.model.Kandinsky5": Family("Kandinsky 5 Image", text=(r"text_transformer_blocks\.\d+\.text_modulation$",)),
-    "aura.mmdit.MMDiT": Family("AuraFlow", text=(r"\.modC$",)),
+    "chroma.model.Chroma": Family("Chroma", columns=CHROMA, reading=CHROMA_READING),
+    "chroma_radiance.model.ChromaRadiance": Family("Chroma Radiance", columns=CHROMA, reading=CHROMA_READING),
+    "hunyuan_video.model.HunyuanVideo": Family(
+        "HunyuanImage 2.1",
+        opens=_picture_first,
+        text=(*TXT_MOD, r"^txt_in$"),
+        reading=Reading(("double_blocks", "single_blocks"), MIDDLE, with_glyphs),
+    ),
+    "kandinsky5.model.Kandinsky5": Family(
+        "Kandinsky 5 Image",
+        text=(r"text_transformer_blocks\.\d+\.text_modulation$",),
+        reading=Reading(("visual_transformer_blocks",), evenly(0.125, 0.65, 8), across_after_text),
+    ),
+    "aura.mmdit.MMDiT": Family(
+        "AuraFlow",
+        text=(r"\.modC$",),
+        reading=Reading(("double_layers", "single_layers"), MIDDLE, behind_registers),
+    ),
     "pixart.pixartms.PixArtMS": Family("PixArt"),
     "hydit.models.HunYuanDiT": Family("HunyuanDiT"),
-    "pixeldit.model.PixDiT_T2I": Family("PixelDiT", text=(r"adaLN_modulation_txt$",)),
-    "ideogram4.model.Ideogram4Transformer2DModel": Family("Ideogram 4", patch=1),
-    "lens.model.LensTransformer2DModel": Family("Lens", patch=1, opens=_always, text=TXT_MOD),
-    "joyimage.model.JoyImageTransformer3DModel": Family("JoyImage", opens=_always, text=TXT_MOD),
+    "pixeldit.model.PixDiT_T2I": Family(
+        "PixelDiT", text=(r"adaLN_modulation_txt$",), reading=Reading(("patch_blocks",), MIDDLE, up_to_most)
+    ),
+    "ideogram4.model.Ideogram4Transformer2DModel": Family("Ideogram 4", patch=1, reading=Reading(("layers",), MIDDLE, joint)),
+    "lens.model.LensTransformer2DModel": Family(
+        "Lens", patch=1, opens=_always, text=TXT_MOD, reading=Reading(("transformer_blocks",), MIDDLE, joint)
+    ),
+    "joyimage.model.JoyImageTransformer3DModel": Family(
+        "JoyImage", opens=_always, text=TXT_MOD, reading=Reading(("double_blocks",), MIDDLE, before_references)
+    ),
 }
 """By the class of the network, below comfy.ldm."""
 

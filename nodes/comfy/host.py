@@ -20,25 +20,16 @@ import comfy.samplers
 import torch
 from torch import Tensor, nn
 
-from ...asyndm_core.attention import (
-    Attention,
-    AttentionSum,
-    Layer,
-    LayerSum,
-    Seen,
-    choose_factor,
-    enlarged,
-    token_columns,
-    watching,
-)
+from ...asyndm_core.attention import Attention, AttentionSum, BlockMean, LayerSum, enlarged, token_columns
 from ...asyndm_core.clock import Clock, NoiseGrid, paper_clock, table_clock
 from ...asyndm_core.embedding import Groups, PixelTimesteps, grouped
+from ...asyndm_core.grid import TokenGrid
 from ...asyndm_core.inpainting import blend
 from ...asyndm_core.samplers import Prediction
 from .arrival import Arrival, in_force
 from .conditioning import ANNOTATION, Annotation
 from .guidance import by_level, with_own_sigmas
-from .model import MapControl, ResidualBlocks, UNet, UnsupportedModelError, cross_attention_layers, fold, noise_law, unfold
+from .model import MapControl, ResidualBlocks, fold, noise_law, unfold
 from .network import network_of
 from .sampler import check_prediction
 
@@ -48,7 +39,7 @@ WrappersMP = comfy.patcher_extension.WrappersMP
 
 
 class _Weight(NamedTuple):
-    """How much a cond counts at every pixel, as ComfyUI weighs it: weight (B, 1, H, W), or a number for all pixels.
+    """How much a cond counts at every token, as ComfyUI weighs it: weight (B, 1, h, w), or a number for all of them.
 
     area: (height, width, top, left) of the part of the picture that the model is shown, or None for all of it.
     """
@@ -70,18 +61,22 @@ class _MapCond(comfy.conds.CONDNoiseShape):
 
 
 class _Watched(NamedTuple):
-    """A cond whose attention is read: each word's token positions; how many tokens it has in all; how much it counts."""
+    """A cond whose attention is read: each word's token positions; how many tokens it has in all; how much it counts.
+
+    rows: of its tensor, before ComfyUI's model made it ready.
+    """
 
     positions: tuple[tuple[int, ...], ...]
     length: int
     weight: _Weight
+    rows: int
 
 
 class _Part(NamedTuple):
-    """A part of a batch whose attention is read: its rows, the sum over layers, its cond, and its size in latent pixels."""
+    """A part of a batch whose attention is read: its rows, what is seen of it, its cond, and its size in latent pixels."""
 
     rows: slice
-    sum: LayerSum
+    sum: LayerSum | BlockMean
     watched: _Watched
     size: torch.Size
 
@@ -97,19 +92,6 @@ class _Seen(NamedTuple):
 PLACED_BY = {"area", "mask", "default"}
 WEIGHED_BY = ("uuid", "strength", "mask_strength", *PLACED_BY)
 """The keys of a cond by which ComfyUI decides where it acts, and how strongly."""
-
-
-def _reader(parts: Sequence[_Part]) -> Seen:
-    """Adds one layer's attention of every part to its sum.
-
-    It holds no uuid: those are new in every run, and torch.compile would compile the model anew for each.
-    """
-
-    def read(query: Tensor, key: Tensor, heads: int, height: int, width: int) -> None:
-        for part in parts:
-            part.sum.add(query[part.rows], key[part.rows], heads, height, width)
-
-    return read
 
 
 class ComfyHost:
@@ -132,7 +114,8 @@ class ComfyHost:
         self.seed = extra_args.get("seed")
         self.words = tuple(words)
         self.models = self._copies(extra_args["model_options"])
-        self.layers = self._layers_to_read() if words else {}
+        for model in self.models if words else ():
+            self.network.prepare_reading(model.diffusion_model)
         self.model_options = self._with_wrappers(extra_args["model_options"], needs_uncond)
         self._picture = latent[:, :1]
         self._reference: Tensor | None = None
@@ -296,22 +279,9 @@ class ComfyHost:
         copies = model_options.get("multigpu_clones", {}).values()
         return list(dict.fromkeys([self.model, *(copy.model for copy in copies)]))
 
-    def _layers_to_read(self) -> dict[nn.Module, list[Layer]]:
-        """The layers whose attention is read, of every copy of the model. Of transformers none is read yet."""
-        if not isinstance(self.network, UNet):
-            raise UnsupportedModelError(
-                f"AsynDM cannot follow words in {type(self.model).__name__} ({type(self.network.network).__name__}): paint the "
-                "regions (connect mask to Cross-Attention Mask and set mask_mode to replace)."
-            )
-        chosen = {}
-        for model in self.models:
-            layers = cross_attention_layers(model.diffusion_model)
-            chosen[model] = layers[choose_factor(list(layers))]
-        return chosen
-
     def _nothing_seen(self) -> dict[nn.Module, list[_Seen]]:
         """A list for each copy of the model: ComfyUI calls each in a thread of its own."""
-        return {model: [] for model in self.layers}
+        return {model: [] for model in self.models}
 
     def _with_wrappers(self, model_options: dict, needs_uncond: bool) -> dict:
         """ComfyUI's options for this run: a copy with our wrappers beside everyone else's."""
@@ -386,8 +356,9 @@ class ComfyHost:
             for cond in self._own(name, group):
                 key = (cond["uuid"], group_index)
                 if key not in self._done and cond["uuid"] in weights:
-                    length = cond["model_conds"]["c_crossattn"].cond.shape[1]
-                    watched[key] = _Watched(self._positions(cond), length, weights[cond["uuid"]])
+                    length = max(cond["model_conds"]["c_crossattn"].cond.shape[1], cond[ANNOTATION].length)
+                    weight, rows = weights[cond["uuid"]], cond["cross_attn"].shape[1]
+                    watched[key] = _Watched(self._positions(cond), length, weight, rows)
         return watched
 
     def _weights_of(self, group: list[dict], x: Tensor, sigma: Tensor) -> dict[Any, _Weight]:
@@ -395,7 +366,7 @@ class ComfyHost:
         now = [cond for cond in group if in_force(cond, sigma)]
         key = (x.shape, *(cond["uuid"] for cond in now))
         if key not in self._weights:
-            self._weights[key] = _weigh(now, x, sigma)
+            self._weights[key] = _weigh(now, x, sigma, self._grid(x.shape))
         return self._weights[key]
 
     def _columns_of(self, watched: _Watched, device: torch.device) -> Tensor:
@@ -426,9 +397,13 @@ class ComfyHost:
             stack.enter_context(self._arrival.let_through(model))
             if index is not None and self._pixels is not None:
                 stack.enter_context(self.network.told(model, self._pixels, index, kwargs))
-            parts = self._parts_to_watch(chunks, x) if model in self.layers else []
-            if parts:
-                stack.enter_context(watching(self.layers[model], _reader(parts)))
+            parts: list[_Part] = []
+            if self._watched:
+                text = (args[1] if len(args) > 1 else kwargs["c_crossattn"]).shape[1]
+                reader = self.network.reader(model.diffusion_model, x, text, kwargs)
+                parts = self._parts_to_watch(chunks, x, reader)
+                seen = stack.enter_context(reader.watching([part[:2] for part in parts], options)) if parts else options
+                args, kwargs = _with_options(args, kwargs, seen)
             output = executor(x, t, *args, **kwargs)
         for part in parts:
             shares = part.sum.mean()
@@ -437,8 +412,8 @@ class ComfyHost:
                 self._seen[model].append(_Seen(shares, part.watched, part.size))
         return output
 
-    def _parts_to_watch(self, chunks: list[tuple[Any, int]], x: Tensor) -> list[_Part]:
-        """The parts of the batch x whose attention is read (a chunk is one cond for all images)."""
+    def _parts_to_watch(self, chunks: list[tuple[Any, int]], x: Tensor, reader: Any) -> list[_Part]:
+        """The parts of the batch x whose attention is read (a chunk is one cond for all images). reader: of the network."""
         parts: list[_Part] = []
         batch = x.shape[0] // max(len(chunks), 1)
         whole = [self._watched[chunk].weight.area is None for chunk in chunks if chunk in self._watched]
@@ -450,7 +425,8 @@ class ComfyHost:
             if chunk in self._watched:
                 watched = self._watched[chunk]
                 rows = slice(position * batch, (position + 1) * batch)
-                parts.append(_Part(rows, LayerSum(self._columns_of(watched, x.device)), watched, x.shape[-2:]))
+                seen = reader.sum(self._columns_of(watched, x.device), watched.rows)
+                parts.append(_Part(rows, seen, watched, x.shape[-2:]))
         return parts
 
     def _in_picture(self, seen: _Seen) -> Attention:
@@ -459,12 +435,31 @@ class ComfyHost:
         shares, present = seen.shares.to(self._picture.device), self._present(seen.watched.positions)
         if isinstance(weight, float):
             return Attention(shares, weight * present)
-        return Attention(_placed(enlarged(shares, seen.size), area, weight.shape[-2:]), weight * present)
+        of_area = self._grid(seen.size)
+        pixels = enlarged(of_area.to_pixels(shares), seen.size)
+        return Attention(_of_tokens(self._grid(), _placed(pixels, area, self._picture.shape[-2:])), weight * present)
+
+    def _grid(self, size: Sequence[int] | None = None) -> TokenGrid:
+        """The tokens of latents of a size (..., H, W), or of the picture."""
+        size = self._picture.shape if size is None else size
+        return TokenGrid((size[-2], size[-1]), self.network.patch)
 
 
-def _weigh(conds: list[dict], x: Tensor, sigma: Tensor) -> dict[Any, _Weight]:
+def _with_options(args: tuple, kwargs: dict, options: Mapping[str, Any]) -> tuple[tuple, dict]:
+    """What the model is called with, with other transformer_options."""
+    if len(args) > 3:
+        return (*args[:3], options, *args[4:]), kwargs
+    return args, {**kwargs, "transformer_options": options}
+
+
+def _of_tokens(grid: TokenGrid, maps: Tensor) -> Tensor:
+    """Maps of latent pixels (B, n, H, W) as means of tokens (B, n, h, w)."""
+    return grid.mean(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
+
+
+def _weigh(conds: list[dict], x: Tensor, sigma: Tensor, grid: TokenGrid) -> dict[Any, _Weight]:
     """How much each of these conds counts beside the others, by uuid: ComfyUI's own ``mult`` for areas with their edges,
-    masks and strengths, and of default conds what the others leave. x: one channel of the latents."""
+    masks and strengths, and of default conds what the others leave. x: one channel of the latents; grid: their tokens."""
     alike = {cond["uuid"]: max(0.0, float(cond.get("strength", 1.0))) for cond in conds if not cond.keys() & PLACED_BY}
     weights = {uuid: _Weight(strength) for uuid, strength in alike.items()}
     if len(weights) == len(conds):
@@ -480,7 +475,8 @@ def _weigh(conds: list[dict], x: Tensor, sigma: Tensor) -> dict[Any, _Weight]:
     for each in found:
         if each.uuid not in weights:
             area = None if each.area is None else tuple(each.area)
-            weights[each.uuid] = _Weight(_placed(each.mult.clamp(min=0), area, x.shape[-2:]), area)
+            mult = each.mult[:, :, 0] if x.ndim == 5 else each.mult
+            weights[each.uuid] = _Weight(_of_tokens(grid, _placed(mult.clamp(min=0), area, x.shape[-2:])), area)
     return weights
 
 

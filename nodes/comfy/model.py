@@ -5,9 +5,9 @@ Everything here is a context that puts back what it found.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.cldm.cldm
 import comfy.controlnet
@@ -17,7 +17,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, ResBlock,
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ...asyndm_core.attention import Layer
+from ...asyndm_core.attention import Layer, LayerSum, choose_factor, watching
 from ...asyndm_core.embedding import BlockTimesteps, PixelTimesteps
 from ...asyndm_core.errors import AsynDMError
 from ...asyndm_core.hooks import hooked
@@ -106,6 +106,30 @@ class ResidualBlocks(dict[nn.Module, list[ResBlock]]):
         return found
 
 
+class LayerReader(NamedTuple):
+    """Reads one call of a UNet."""
+
+    layers: Sequence[Layer]
+
+    def sum(self, columns: Tensor, rows: int) -> LayerSum:
+        """What a cond's words are added to. columns (rows, words), see ``token_columns``; rows: of its tensor."""
+        return LayerSum(columns)
+
+    @contextmanager
+    def watching(self, parts: Sequence[tuple[slice, LayerSum]], options: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """While it lasts, the parts (rows of the batch, and what is seen of them) see what the network is called with.
+
+        What is hooked holds no uuid: those are new in every run, and torch.compile would compile the model anew for each.
+        """
+
+        def read(query: Tensor, key: Tensor, heads: int, height: int, width: int) -> None:
+            for rows, seen in parts:
+                seen.add(query[rows], key[rows], heads, height, width)
+
+        with watching(self.layers, read):
+            yield options
+
+
 class UNet:
     """A UNet in one run. It reads single pixels: no tokens."""
 
@@ -114,10 +138,20 @@ class UNet:
     def __init__(self, network: UNetModel) -> None:
         self.network = network
         self._blocks = ResidualBlocks()
+        self._layers: dict[nn.Module, list[Layer]] = {}
 
     def entrance(self, network: UNetModel) -> nn.Module:
         """Every forward of a UNet, also one that is written anew, embeds its timestep first."""
         return network.time_embed
+
+    def prepare_reading(self, network: UNetModel) -> None:
+        """Choose the layers of a network in which words are read. ValueError where it has none."""
+        layers = cross_attention_layers(network)
+        self._layers[network] = layers[choose_factor(list(layers))]
+
+    def reader(self, network: UNetModel, x: Tensor, text: int, inputs: Mapping[str, Any]) -> LayerReader:
+        """What reads the words in a call on latents x, with a conditioning of ``text`` rows and these other inputs."""
+        return LayerReader(self._layers[network])
 
     def told(
         self, model: Any, latents: PixelTimesteps, index: Tensor, inputs: dict[str, Any]

@@ -56,4 +56,5 @@ def patch_of(network: nn.Module) -> tuple[int, int]:
 
 def reads_words(network: nn.Module) -> bool:
     """Whether the attention of a network's words can be read."""
-    return isinstance(network, UNetModel)
+    family = family_of(network)
+    return isinstance(network, UNetModel) or (family is not None and family.reading is not None)

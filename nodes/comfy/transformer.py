@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ...asyndm_core.embedding import PixelTimesteps
+from ...asyndm_core.grid import TokenGrid
 from ...asyndm_core.hooks import hooked
 from ...asyndm_core.timestep_rows import Columns, Layout, TimestepRows, folded, reference, unfolded, with_columns
+from .attention import Call, TokenReader
 from .families import Family
-from .model import MapSampling
+from .model import MapSampling, UnsupportedModelError
 
 
 class _Modules(NamedTuple):
@@ -41,10 +43,27 @@ class Transformer:
         self.network, self.family = network, family
         self.patch = family.patch_of(network)
         self._modules: dict[nn.Module, _Modules] = {}
+        self._chosen: dict[nn.Module, frozenset[int]] = {}
 
     def entrance(self, network: nn.Module) -> nn.Module:
         """What every evaluation of the network runs first."""
         return network
+
+    def prepare_reading(self, network: nn.Module) -> None:
+        """Choose the blocks of a network in which words are read. UnsupportedModelError where none can be."""
+        if self.family.reading is None:
+            raise UnsupportedModelError(
+                f"AsynDM cannot follow words in {self.family.name} ({type(network).__name__}): paint the regions (connect "
+                "mask to Cross-Attention Mask and set mask_mode to replace)."
+            )
+        self._chosen[network] = self.family.reading.chosen(network)
+
+    def reader(self, network: nn.Module, x: Tensor, text: int, inputs: Mapping[str, Any]) -> TokenReader:
+        """What reads the words in a call on latents x, with a conditioning of ``text`` rows and these other inputs."""
+        grid = TokenGrid((x.shape[-2], x.shape[-1]), self.patch).shape
+        tail = self.family.tail(network, inputs, self.patch, grid[0] * grid[1])
+        call = Call(network, grid, self.patch, tail, self.family.opens(network), text, text, inputs)
+        return TokenReader(self.family.reading, call, self._chosen[network])
 
     @contextmanager
     def told(self, model: Any, latents: PixelTimesteps, index: Tensor, inputs: dict[str, Any]) -> Iterator[None]:

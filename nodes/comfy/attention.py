@@ -1,0 +1,255 @@
+"""Reading the words' attention of ComfyUI's diffusion transformers, through ComfyUI's own override of its attention.
+
+A transformer has one kind of block for everything, and joins text and picture in one sequence or crosses them. The calls that
+are read are told by their lengths: of queries and of keys. What a family's row says is in ``families.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import ceil, prod
+from typing import Any, NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...asyndm_core.attention import BlockMean, Sequences
+
+OVERRIDE = "optimized_attention_override"
+"""ComfyUI's key in transformer_options of a function that is called in place of its attention, with it."""
+
+
+class Call(NamedTuple):
+    """One call of a network, as far as it decides where the words are.
+
+    grid (h, w): the picture's tokens; tail: how many follow them in their stream. opens: whether that stream opens the
+    sequences that it is a part of. text: rows of the conditioning as the network gets it, and rows as it was encoded, or
+    more: where it has further ones, they are numbered on from those. inputs: what else the network is given.
+    """
+
+    network: nn.Module
+    grid: tuple[int, int]
+    patch: tuple[int, int]
+    tail: int
+    opens: bool
+    text: int
+    rows: int
+    inputs: Mapping[str, Any]
+
+    @property
+    def picture(self) -> int:
+        """How many tokens the picture has."""
+        return self.grid[0] * self.grid[1]
+
+
+class Span(NamedTuple):
+    """A run of keys that are rows of the conditioning: the first key, the first row, how many."""
+
+    key: int
+    row: int
+    count: int
+
+
+class Place(NamedTuple):
+    """Where words and picture are in the calls that are read. again: how many calls have these lengths for each that is
+    read, which is the last of them; before: and how many come before all of them."""
+
+    sequences: Sequences
+    text: tuple[Span, ...]
+    again: int = 1
+    before: int = 0
+
+
+class Reading(NamedTuple):
+    """How the words are read in the networks of one class.
+
+    blocks: the attributes that hold the blocks in which pictures see text, in their order. choose: (network, how many blocks)
+    -> which of them are read. place: where words and picture are.
+    """
+
+    blocks: tuple[str, ...]
+    choose: Callable[[nn.Module, int], Collection[int]]
+    place: Callable[[Call], Place]
+
+    def chosen(self, network: nn.Module) -> frozenset[int]:
+        """The numbers of the blocks that are read."""
+        return frozenset(self.choose(network, sum(len(getattr(network, name)) for name in self.blocks)))
+
+
+def evenly(low: float, high: float, most: int) -> Callable[[nn.Module, int], Collection[int]]:
+    """At most so many blocks, evenly spread over a part of the depth."""
+
+    def choose(network: nn.Module, count: int) -> Collection[int]:
+        among = [n for n in range(count) if low <= n / count < high] or [count // 2]
+        steps = max(1, min(most, len(among)) - 1)
+        return {among[round(n * (len(among) - 1) / steps)] for n in range(steps + 1)}
+
+    return choose
+
+
+def late(low: float, most: int) -> Callable[[nn.Module, int], Collection[int]]:
+    """The last blocks, at most so many, behind a part of the depth; at least one."""
+
+    def choose(network: nn.Module, count: int) -> Collection[int]:
+        return range(min(max(ceil(low * count), count - most), count - 1), count)
+
+    return choose
+
+
+def joint(call: Call, start: int = 0, between: int = 0, behind: int = 0, lead: int = 0) -> Place:
+    """Text and picture in one sequence. start: tokens before both. between: after the text (or, where the picture opens the
+    sequence, after the picture and its tail). behind: at the very end. lead: tokens of the text before its first row."""
+    if call.opens:
+        picture, text = start, start + call.picture + call.tail + between
+        length = text + call.text + behind
+    else:
+        picture, text = start + call.text + between, start
+        length = picture + call.picture + call.tail + behind
+    return Place(Sequences(length, length, picture, call.grid), (Span(text + lead, 0, call.text - lead),))
+
+
+def across(call: Call) -> Place:
+    """The picture attends to the text in an attention of its own, after one to itself."""
+    again = 2 if call.picture == call.text else 1
+    return Place(Sequences(call.picture, call.text, 0, call.grid), (Span(0, 0, call.text),), again)
+
+
+def padded_before(call: Call) -> Place:
+    """Flux: ComfyUI pads Flux.2's text before its first token."""
+    return joint(call, lead=max(0, call.text - call.rows))
+
+
+def behind_registers(call: Call) -> Place:
+    """AuraFlow: eight tokens of the network's own come first."""
+    return joint(call, start=call.network.register_tokens.shape[1])
+
+
+def before_references(call: Call) -> Place:
+    """Reference pictures stand between text and picture (or, where that opens the sequence, between it and the text)."""
+    return joint(call, between=_references(call))
+
+
+def in_multiples(call: Call) -> Place:
+    """Lumina: text and picture are filled up to a multiple, and so are the texts and pictures of references before them."""
+    network, inputs = call.network, call.inputs
+    multiple = getattr(network, "pad_tokens_multiple", None) or 1
+    filled = lambda count: -(-count // multiple) * multiple  # noqa: E731
+    references, texts = inputs.get("ref_latents") or (), inputs.get("ref_contexts") or ()
+    if not references:
+        return joint(call, between=-call.text % multiple)
+    own = [filled(text.shape[1]) for text in texts]
+    before = sum((own + [multiple] * len(references))[: len(references)])
+    after = sum(own[len(references) :])
+    seen = 0
+    if getattr(network, "siglip_embedder", None) is not None:
+        sizes = [filled(prod(features.shape[1:3])) for features in inputs.get("siglip_feats") or ()]
+        seen = sum((sizes + [multiple] * len(references))[: len(references)]) + multiple
+    pictures = sum(filled(_tokens(latents, call.patch)) for latents in references)
+    return joint(call, start=before, between=-call.text % multiple + after + seen + pictures)
+
+
+def with_glyphs(call: Call) -> Place:
+    """HunyuanImage: the tokens of quoted text follow the text's."""
+    glyphs = call.inputs.get("txt_byt5")
+    count = 0 if glyphs is None or call.network.byt5_in is None else glyphs.shape[1]
+    return joint(call, behind=count) if call.opens else joint(call, between=count)
+
+
+def of_two_encoders(call: Call) -> Place:
+    """HiDream: after the picture T5's tokens, then a language model's twice, of its last layer and of the block's own."""
+    llama = call.inputs["encoder_hidden_states_llama3"].shape[-2]
+    given = call.inputs.get("image_cond")
+    beside = 0 if given is None else given.shape[-1] // call.patch[1]
+    place = joint(call._replace(grid=(call.grid[0], call.grid[1] + beside)), behind=2 * llama)
+    place = place._replace(sequences=place.sequences._replace(grid=call.grid, beside=beside))
+    (first,) = place.text
+    more = (Span(first.key + call.text + n * llama, call.rows, llama) for n in range(2))
+    return place._replace(text=(first, *more))
+
+
+def across_after_text(call: Call) -> Place:
+    """Kandinsky: blocks of text alone come first."""
+    place = across(call)
+    return place._replace(before=len(call.network.text_transformer_blocks) if place.again > 1 else 0)
+
+
+def up_to_most(call: Call) -> Place:
+    """PixelDiT: a long text is cut."""
+    return joint(call._replace(text=min(call.text, call.network.txt_max_length)))
+
+
+def _tokens(latents: Tensor, patch: tuple[int, int]) -> int:
+    shape = latents.shape
+    return prod(shape[2:-2]) * ceil(shape[-2] / patch[0]) * ceil(shape[-1] / patch[1])
+
+
+def _references(call: Call) -> int:
+    return sum(_tokens(latents, call.patch) for latents in call.inputs.get("ref_latents") or ())
+
+
+def _keyed(columns: Tensor, place: Place) -> Tensor:
+    """Columns (rows, words) of a conditioning for the keys of the calls that are read: (keys, words)."""
+    keys = columns.new_zeros(place.sequences.keys, columns.shape[-1])
+    for span in place.text:
+        part = columns[span.row : span.row + span.count]
+        keys = keys + F.pad(part, (0, 0, span.key, place.sequences.keys - span.key - len(part)))
+    return keys
+
+
+Part = tuple[slice, BlockMean]
+"""The rows of a batch that are one cond's, and what is seen of its words."""
+
+
+class TokenReader(NamedTuple):
+    """Reads one call of a transformer."""
+
+    reading: Reading
+    call: Call
+    chosen: frozenset[int]
+
+    def sum(self, columns: Tensor, rows: int) -> BlockMean:
+        """What a cond's words are added to. columns (rows or more, words), see ``token_columns``; rows: of its tensor."""
+        place = self.reading.place(self.call._replace(rows=rows))
+        return BlockMean(_keyed(columns, place), place.sequences)
+
+    @contextmanager
+    def watching(self, parts: Sequence[Part], options: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """While it lasts, the parts see what is called with these transformer_options."""
+        place = self.reading.place(self.call)
+        yield {**options, OVERRIDE: _Override(parts, place, self.chosen, options.get(OVERRIDE))}
+
+
+class _Override:
+    """Reads the calls between picture and text. An earlier override, of another pack, attends as it would without."""
+
+    def __init__(self, parts: Sequence[Part], place: Place, chosen: frozenset[int], earlier: Callable | None) -> None:
+        self._parts, self._place, self._chosen, self._earlier = parts, place, chosen, earlier
+        self._calls = -place.before
+
+    def __call__(self, attention: Callable, *args: Any, **kwargs: Any) -> Tensor:
+        query, key = args[:2]
+        tokens = -2 if kwargs.get("skip_reshape") else 1
+        sequences = self._place.sequences
+        if (query.shape[tokens], key.shape[tokens]) == (sequences.queries, sequences.keys):
+            block, call = divmod(self._calls, self._place.again)
+            if call == self._place.again - 1 and block in self._chosen:
+                self._read(query, key, *args[3:5], **kwargs)
+            self._calls += 1
+        if self._earlier is None:
+            return attention(*args, **kwargs)
+        return self._earlier(attention, *args, **kwargs)
+
+    def _read(
+        self, query: Tensor, key: Tensor, heads: int, mask: Tensor | None = None, skip_reshape: bool = False,
+        scale: float | None = None, **kwargs: Any,
+    ) -> None:  # fmt: skip
+        """Add a call's queries and keys, in either of the forms that ComfyUI's attention takes, to what is seen."""
+        if not skip_reshape:
+            width = query.shape[-1] // heads
+            query, key = (each.unflatten(-1, (-1, width)).transpose(1, 2) for each in (query, key))
+        if mask is not None:
+            mask = mask[None, None] if mask.ndim == 2 else mask[:, None] if mask.ndim == 3 else mask
+        for batch, seen in self._parts:
+            own = mask if mask is None or mask.shape[0] == 1 else mask[batch]
+            seen.add(query[batch], key[batch], own, scale)

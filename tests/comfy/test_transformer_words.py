@@ -1,0 +1,249 @@
+"""What AsynDM reads of a transformer's attention is its attention to the words, at the picture's tokens.
+
+Where both are is found anew, from outside: with attention made identity, a token stays what it was, so another vector in the
+conditioning changes the word's keys, and another pixel its token's query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import comfy.model_patcher
+import comfy.sample
+import comfy.supported_models
+import pytest
+import torch
+from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap
+from asyndm_pack.asyndm_core.run import Snapshot
+from asyndm_pack.nodes.comfy.conditioning import ANNOTATION, Annotation
+from asyndm_pack.nodes.comfy.families import family_of
+from asyndm_pack.nodes.comfy.sampling import Options, apply
+from families import COSMOS, FAMILIES, Tiny, empty, prompt, random, transformer
+from tiny import FOX_AND_HAT, ksampler, same
+from torch import Tensor
+
+FAMILIES["Anima with T5's tokens"] = Tiny(
+    "Anima", {**COSMOS, "image_model": "anima", "crossattn_emb_channels": 1024}, framed=True, width=1024,
+    more=lambda: {"t5xxl_ids": torch.arange(5, 22, dtype=torch.int), "t5xxl_weights": torch.ones(17)},
+)  # fmt: skip
+FAMILIES["HunyuanImage 2.1 with quoted text"] = Tiny(
+    "HunyuanImage21", {**FAMILIES["HunyuanImage 2.1"].network, "byt5": True}, (64, 12, 16),
+    more=lambda: {"conditioning_byt5small": random(1, 9, 1472)},
+)  # fmt: skip
+PLAIN = ["Z-Image", "Flux.1 dev", "Qwen-Image", "Stable Diffusion 3", "Flux.2 dev", "Krea 2", "Anima with T5's tokens"]
+UNREAD = {"ERNIE-Image", "PixArt Sigma", "PixArt Alpha", "HunyuanDiT"}
+READ = [name if name in PLAIN else pytest.param(name, marks=pytest.mark.whole) for name in FAMILIES if name not in UNREAD]
+WORDS: dict[str, tuple[int, ...]] = {"fox": (3,), "hat": (5, 6)}
+SECOND: dict[str, str] = {"HiDream-I1": "conditioning_llama3", "HiDream-E1": "conditioning_llama3"}
+"""Families that have further rows of text: a word is there too, one row later."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tokens_of_their_own() -> None:
+    """Anima's tokens of T5 attend to each other in a network before the model: not here."""
+    if hasattr(comfy.supported_models, "Anima"):
+        for name, parameter in transformer("Anima with T5's tokens").model.diffusion_model.named_parameters():
+            if name.startswith("llm_adapter") and "o_proj" in name:
+                parameter.data = torch.zeros_like(parameter)
+
+
+class Seen(NamedTuple):
+    """One call of attention: query (B, heads, queries, d), key, what is added to the scores, their scale, and each chunk's
+    group."""
+
+    query: Tensor
+    key: Tensor
+    mask: Tensor | None
+    scale: float
+    groups: list[int]
+
+
+class Record:
+    """Another pack's override: keeps what is attended to. identity: and lets every token stay what it is."""
+
+    def __init__(self, identity: bool = False) -> None:
+        self.calls: list[Seen] = []
+        self.identity = identity
+
+    def __call__(self, attention: Any, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        heads = args[0] if args else kwargs["heads"]
+        mask = args[1] if len(args) > 1 else kwargs.get("mask")
+        separate = kwargs.get("skip_reshape", False)
+        width = q.shape[-1] if separate else q.shape[-1] // heads
+        query, key = (each if separate else each.unflatten(-1, (-1, width)).transpose(1, 2) for each in (q, k))
+        key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+        groups = list(kwargs["transformer_options"]["cond_or_uncond"])
+        self.calls.append(Seen(query.clone(), key.clone(), mask, kwargs.get("scale") or width**-0.5, groups))
+        if not self.identity:
+            return attention(q, k, v, *args, **kwargs)
+        value = v if separate else v.unflatten(-1, (-1, width)).transpose(1, 2)
+        value = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+        output = value if query.shape[2] == key.shape[2] else torch.zeros_like(query)
+        return output if kwargs.get("skip_output_reshape") else output.transpose(1, 2).flatten(2)
+
+
+def overridden(patched: comfy.model_patcher.ModelPatcher, override: Any) -> comfy.model_patcher.ModelPatcher:
+    patched = patched.clone()
+    patched.model_options["transformer_options"]["optimized_attention_override"] = override
+    return patched
+
+
+def picture(name: str, batch: int = 1) -> dict[str, Any]:
+    """A LATENT of 4 x 5 tokens, the last row of them cut off where the family takes that."""
+    height, width = family_of(transformer(name).model.diffusion_model).patch_of(transformer(name).model.diffusion_model)
+    return empty(name, batch, (4 * height - (name in PLAIN and height == 2), 5 * width))
+
+
+def words_of(name: str) -> dict[str, tuple[int, ...]]:
+    if name not in SECOND:
+        return WORDS
+    tokens = FAMILIES[name].tokens
+    return {word: (*rows, *(tokens + row + 1 for row in rows)) for word, rows in WORDS.items()}
+
+
+def marked(name: str, seed: int = 5) -> list:
+    """A CONDITIONING as Cross-Attention Mask marks it."""
+    ((tensor, options),) = prompt(name, seed)
+    more = options[SECOND[name]].shape[-2] if name in SECOND else 0
+    return [[tensor, {**options, ANNOTATION: Annotation(words_of(name), tensor.shape[1] + more)}]]
+
+
+def with_other_rows(name: str, rows: Sequence[int]) -> list:
+    """The same with other vectors (or tokens) in some rows."""
+    ((tensor, options),) = marked(name)
+    tensor, options = tensor.clone(), dict(options)
+    if "t5xxl_ids" in options:
+        ids = options["t5xxl_ids"].clone()
+        ids[list(rows)] += 100
+        return [[tensor, {**options, "t5xxl_ids": ids}]]
+    own = [row for row in rows if row < tensor.shape[1]]
+    tensor[:, own] += random(len(own), tensor.shape[-1], seed=9)
+    if name in SECOND:
+        more = options[SECOND[name]].clone()
+        more[..., [row - tensor.shape[1] for row in rows if row >= tensor.shape[1]], :] += 1
+        options[SECOND[name]] = more
+    return [[tensor, options]]
+
+
+def recorded(name: str, positive: list, noise: Tensor) -> list[Seen]:
+    """One prediction with attention made identity."""
+    record = Record(identity=True)
+    patched = overridden(transformer(name), record)
+    comfy.sample.sample(
+        patched, noise, 1, 1.0, "euler", "simple", positive, prompt(name, 6), torch.zeros_like(noise), disable_pbar=True, seed=1
+    )  # fmt: skip
+    return record.calls
+
+
+def changed(first: Tensor, second: Tensor) -> list[int]:
+    """The tokens (B, heads, tokens, d) whose vectors differ."""
+    difference = (first - second).abs().amax(dim=(0, 1, 3))
+    return (difference > 1e-3 * difference.amax()).nonzero()[:, 0].tolist() if difference.amax() > 1e-6 else []
+
+
+class Provenance(NamedTuple):
+    """Of each call: the queries of the picture's tokens in their order, and the keys of each word; of none that lacks any."""
+
+    queries: list[list[int] | None]
+    keys: dict[str, list[list[int]]]
+
+    @property
+    def read(self) -> list[int]:
+        """The calls in which the picture sees the words, one a block."""
+        return [n for n, q in enumerate(self.queries) if q is not None and all(keys[n] for keys in self.keys.values())]
+
+
+def provenance(name: str) -> Provenance:
+    """By another vector in each word, and by another pixel in each token."""
+    noise = random(*picture(name)["samples"].shape, seed=8)
+    base = recorded(name, marked(name), noise)
+    keys = {}
+    for word, rows in words_of(name).items():
+        other = recorded(name, with_other_rows(name, rows), noise)
+        keys[word] = [changed(a.key, b.key) for a, b in zip(base, other, strict=True)]
+    patch = family_of(transformer(name).model.diffusion_model).patch_of(transformer(name).model.diffusion_model)
+    height, width = noise.shape[-2:]
+    inside = lambda first, extent, size: min(first + extent, size) - 1  # noqa: E731 (an edge is padded with the first pixels)
+    grid = [
+        (inside(y, patch[0], height), inside(x, patch[1], width))
+        for y in range(0, height, patch[0])
+        for x in range(0, width, patch[1])
+    ]
+    batch = noise.repeat(1 + len(grid), *[1] * (noise.ndim - 1))
+    for n, (y, x) in enumerate(grid):
+        batch[1 + n, ..., y, x] += 4.0
+    calls = recorded(name, marked(name), batch)
+    queries: list[list[int] | None] = []
+    for call in calls:
+        found = [changed(call.query[:1], call.query[1 + n : 2 + n]) for n in range(len(grid))]
+        queries.append([rows[0] for rows in found] if all(len(rows) == 1 for rows in found) else None)
+    return Provenance(queries, keys)
+
+
+def expected(call: Seen, queries: Sequence[int], keys: Sequence[int], grid: tuple[int, int]) -> Tensor:
+    """The mean probability of a word's keys, over heads, at every second row and column, its own mean being 1; float64."""
+    batch = call.query.shape[0] // len(call.groups)
+    rows = slice(call.groups.index(0) * batch, (call.groups.index(0) + 1) * batch)
+    scores = call.query[rows].double() @ call.key[rows].double().transpose(-1, -2) * call.scale
+    if call.mask is not None:
+        mask = call.mask if call.mask.ndim == 4 else call.mask[:, None] if call.mask.ndim == 3 else call.mask[None, None]
+        mask = mask if mask.shape[0] == 1 else mask[rows]
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask.double()
+    shares = scores.softmax(dim=-1)[:, :, list(queries)][..., list(keys)].mean(dim=(1, 3)).unflatten(-1, grid)
+    shares = shares[..., ::2, ::2]
+    return shares / shares.mean(dim=(-2, -1), keepdim=True)
+
+
+def check(name: str, seen: Snapshot, calls: Sequence[Seen], places: Provenance) -> None:
+    """A step's maps are the mean of the blocks that are read."""
+    network = transformer(name).model.diffusion_model
+    family = family_of(network)
+    patch = family.patch_of(network)
+    grid = tuple(-(-size // extent) for size, extent in zip(seen.x.shape[-2:], patch, strict=True))
+    blocks = [places.read[block] for block in sorted(family.reading.chosen(network))]
+    for n, keys in enumerate(places.keys.values()):
+        maps = [expected(calls[block], places.queries[block], keys[block], grid) for block in blocks]
+        want = torch.stack(maps).mean(dim=0)
+        got = seen.attention.shares[:, n]
+        assert got.shape[-2:] == grid and want.std() > 1e-3
+        got = got[..., ::2, ::2].double()
+        assert (got / got.mean(dim=(-2, -1), keepdim=True) - want).abs().amax() < 2e-5, name
+
+
+@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("negative", ["as long", "shorter"])
+def test_it_is_the_attention_to_the_words(name: str, negative: str) -> None:
+    """In every step, also where tokens are at different sigmas; another pack's override attends as it would without."""
+    places = provenance(name)
+    assert places.read and all(len(keys[n]) for keys in places.keys.values() for n in places.read)
+    record, steps = Record(), []
+
+    def on_step(snapshot: Snapshot) -> None:
+        steps.append((snapshot, list(record.calls)))
+        record.calls.clear()
+
+    other = prompt(name, 6)
+    if negative == "shorter":
+        if FAMILIES[name].tokens != other[0][0].shape[1] or "attention_mask" in other[0][1] or name in SECOND:
+            pytest.skip("its texts have one length")
+        other[0][0] = other[0][0][:, :13]
+    patched = apply(overridden(transformer(name), record), TimestepMap(FOX_AND_HAT), Options(on_step=on_step))
+    run = {"scheduler": "simple", "steps": 6, "cfg": 3.0, "negative": other, "image": picture(name, 2)}
+    ksampler(patched, positive=marked(name), **run)
+    assert len(steps) == 6 and any(snapshot.sigma.unique().numel() > 1 for snapshot, _ in steps)
+    for snapshot, calls in steps:
+        with_words = [call for call in calls if 0 in call.groups]
+        assert len(with_words) == len(places.queries)
+        check(name, snapshot, with_words, places)
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_run_that_is_only_watched_is_stock(name: str) -> None:
+    """Bit for bit; and what is seen is not the same everywhere."""
+    run = {"scheduler": "simple", "steps": 2, "cfg": 3.0, "negative": prompt(name, 6), "image": picture(name)}
+    steps: list[Snapshot] = []
+    none = Regions((Target("fox", 0.0), Target("hat", 0.0)))
+    watched = apply(transformer(name), TimestepMap(none), Options(on_step=steps.append))
+    assert same(ksampler(watched, positive=marked(name), **run), ksampler(transformer(name), positive=marked(name), **run))
+    assert len(steps) == 2 and all(snapshot.attention.shares.std() > 1e-3 for snapshot in steps)
