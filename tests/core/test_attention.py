@@ -9,7 +9,18 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from asyndm_core.attention import Attention, AttentionSum, LayerSum, choose_factor, fit_columns, token_columns, watching
+from asyndm_core.attention import (
+    Attention,
+    AttentionSum,
+    BlockMean,
+    LayerSum,
+    Sequences,
+    between_rows,
+    choose_factor,
+    fit_columns,
+    token_columns,
+    watching,
+)
 from asyndm_core.hosts.diffusers import cross_attention_layers
 
 
@@ -214,3 +225,62 @@ def test_maps_of_other_sizes_are_brought_to_the_largest() -> None:
         for seen in (coarse, Attention(torch.full((1, 1, 4, 4), 3.0), half))[::order]:
             total.add(seen)
         assert torch.equal(total.mean().shares, 1 + half) and torch.equal(total.mean().weight, 1 + half)
+
+
+# --- transformers: picture and text in one sequence ------------------------------------------------------------------------
+
+
+def of_blocks(blocks: int, layout: Sequences, heads: int = 4, shared: int = 1) -> list[tuple[Tensor, Tensor]]:
+    """Queries and keys of some blocks, of two pictures."""
+    generator = torch.Generator().manual_seed(3)
+    shapes = ((2, heads, layout.queries, 8), (2, heads // shared, layout.keys, 8))
+    return [tuple(torch.randn(shape, generator=generator) for shape in shapes) for _ in range(blocks)]
+
+
+@pytest.mark.parametrize("shared", [1, 2])
+@pytest.mark.parametrize("masked", ["no", "keys", "scores"])
+@pytest.mark.parametrize("grid, beside", [((5, 6), 0), ((4, 4), 3), ((1, 1), 0)])
+def test_the_mean_of_blocks(grid: tuple[int, int], beside: int, masked: str, shared: int) -> None:
+    """Each by its own mean over the picture, at every second row and column; from the softmax of all keys, in float64."""
+    height, width = grid
+    tokens = height * (width + beside)
+    layout = Sequences(7 + tokens + 2, 7 + tokens + 2, 7, grid, beside)
+    positions = [(1,), (2, 3), ()]
+    mask = None
+    if masked == "keys":
+        mask = (torch.arange(layout.keys) != 2).expand(2, 1, 1, -1)
+    elif masked == "scores":
+        mask = torch.randn(1, 1, layout.queries, layout.keys, generator=torch.Generator().manual_seed(4))
+    mean, want = BlockMean(token_columns(positions, layout.keys), layout), 0
+    for query, key in of_blocks(3, layout, shared=shared):
+        mean.add(query, key, mask, 0.5)
+        scores = 0.5 * query.double() @ key.double().repeat_interleave(shared, dim=1).transpose(-1, -2)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf) if masked == "keys" else scores + mask.double()
+        shares = scores.softmax(dim=-1)[:, :, 7 : 7 + tokens].unflatten(2, (height, width + beside))[:, :, ::2, :width:2]
+        maps = torch.stack([shares[..., list(where)].sum(-1) / max(len(where), 1) for where in positions], dim=1).mean(dim=2)
+        want = want + maps / maps.mean(dim=(-2, -1), keepdim=True).clamp(min=1e-300) / 3
+    got = mean.mean()
+    assert got.shape == (2, 3, height, width)
+    torch.testing.assert_close(got[..., ::2, ::2].double(), want, atol=1e-5, rtol=1e-5)
+    assert not got[:, 2].any()
+
+
+def test_rows_between() -> None:
+    """The mean of their neighbours; at the edge the last that was read."""
+    read = torch.arange(6.0).view(1, 1, 2, 3)
+    got = between_rows(read, (4, 5))[0, 0]
+    assert torch.equal(got[0], torch.tensor([0, 0.5, 1, 1.5, 2])) and torch.equal(got[2], torch.tensor([3, 3.5, 4, 4.5, 5]))
+    assert torch.equal(got[1], (got[0] + got[2]) / 2) and torch.equal(got[3], got[2])
+
+
+def test_small_shares_in_half_precision() -> None:
+    """Of thousands of keys a word has next to nothing: it is read all the same."""
+    layout = Sequences(4096 + 256, 4096 + 256, 256, (64, 64))
+    query, key = of_blocks(1, layout, heads=1)[0]
+    maps = []
+    for dtype in (torch.float16, torch.float64):
+        mean = BlockMean(token_columns([(5,)], layout.keys), layout)
+        mean.add(query[:1].to(dtype), key[:1].to(dtype))
+        maps.append(mean.mean().double())
+    assert (maps[0] - maps[1]).abs().max() < 0.02 * maps[1].max()
