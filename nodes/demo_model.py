@@ -1,4 +1,4 @@
-"""Node "AsynDM Demo Model": the small model that ships with the pack, made of ComfyUI's own classes.
+"""Node "AsynDM Demo Model": the two small models that ship with the pack, made of ComfyUI's own classes.
 
 MODEL, CLIP and VAE behave like those of any checkpoint, so every node that takes them works, and asynchronous sampling
 can be seen without a download. Nothing is loaded before the node is executed.
@@ -6,6 +6,7 @@ can be seen without a download. Nothing is loaded before the node is executed.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import comfy.clip_model
@@ -51,32 +52,61 @@ class DemoLatents(comfy.latent_formats.LatentFormat):
 
 
 class DemoConfig(comfy.supported_models_base.BASE):
-    """What ComfyUI asks of a model family."""
+    """What ComfyUI asks of a model family, for a network of this configuration."""
 
     unet_extra_config: ClassVar[dict[str, Any]] = {}
     memory_usage_factor = 1.0
-    custom_operations = DemoOperations
 
-    def __init__(self, latent_format: DemoLatents) -> None:
+    def __init__(self, network: dict[str, Any], latent_format: DemoLatents) -> None:
         self.latent_format = lambda: latent_format
-        super().__init__(config.comfy_unet_config())
+        super().__init__(network)
         self.set_inference_dtype(torch.float32, None)
-
-    def model_type(self, state_dict: dict[str, Tensor], prefix: str = "") -> comfy.model_base.ModelType:
-        """The model predicts v."""
-        return comfy.model_base.ModelType.V_PREDICTION
 
     def inpaint_model(self) -> bool:
         """No: the 12 channels are all latents."""
         return False
 
 
-def _load_model(unet: dict[str, Tensor], factors: Tensor, bias: Tensor) -> comfy.model_patcher.ModelPatcher:
-    settings = DemoConfig(DemoLatents(factors, bias))
-    offload_device = comfy.model_management.unet_offload_device()
-    model = settings.get_model(unet, device=offload_device)
+class DemoUNetConfig(DemoConfig):
+    """Of the UNet."""
+
+    custom_operations = DemoOperations
+
+    def model_type(self, state_dict: dict[str, Tensor], prefix: str = "") -> comfy.model_base.ModelType:
+        """The model predicts v."""
+        return comfy.model_base.ModelType.V_PREDICTION
+
+
+class DemoTransformerConfig(DemoConfig):
+    """Of the transformer: it is told sigma itself, as Flux schnell is."""
+
+    sampling_settings: ClassVar[dict[str, float]] = {"multiplier": 1.0, "shift": 1.0}
+
+    def get_model(self, state_dict: dict[str, Tensor], prefix: str = "", device: Any = None) -> comfy.model_base.Flux:
+        """The model predicts the flow's velocity."""
+        return comfy.model_base.Flux(self, comfy.model_base.ModelType.FLOW, device)
+
+
+def unet_state(unet: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The UNet's weights by ComfyUI's names instead of diffusers'."""
     names = comfy.utils.unet_to_diffusers(config.comfy_unet_config())
-    model.diffusion_model.load_state_dict({names[name]: value for name, value in unet.items()})
+    return {names[name]: value for name, value in unet.items()}
+
+
+def transformer_state(transformer: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The transformer's weights by ComfyUI's names instead of diffusers': several make up one, each from its own row on."""
+    names = comfy.utils.flux_to_diffusers(config.comfy_transformer_config())
+    parts: dict[str, dict[int, Tensor]] = {}
+    for name, value in transformer.items():
+        target, rows, change = (names[name], None, None) if isinstance(names[name], str) else (*names[name], None)[:3]
+        parts.setdefault(target, {})[rows[1] if rows else 0] = change(value) if change else value
+    return {target: torch.cat([part for _, part in sorted(found.items())]) for target, found in parts.items()}
+
+
+def _load_model(settings: DemoConfig, state: dict[str, Tensor]) -> comfy.model_patcher.ModelPatcher:
+    offload_device = comfy.model_management.unet_offload_device()
+    model = settings.get_model(state, device=offload_device)
+    model.diffusion_model.load_state_dict(state)
     load_device = comfy.model_management.get_torch_device()
     return comfy.model_patcher.ModelPatcher(model, load_device=load_device, offload_device=offload_device)
 
@@ -133,12 +163,17 @@ class DemoTextEncoder(comfy.sd1_clip.SDClipModel):
 
 
 class DemoClipModel(comfy.sd1_clip.SD1ClipModel):
-    """The text encoder under the name that ComfyUI's SD1 conditioning uses."""
+    """The text encoder under the name that ComfyUI's SD1 conditioning uses. Neither network learned from pooled text: zeros."""
 
     def __init__(
         self, device: Any = "cpu", dtype: torch.dtype | None = None, model_options: dict[str, Any] | None = None
     ) -> None:
         super().__init__(device, dtype, model_options or {}, clip_model=DemoTextEncoder)
+
+    def encode_token_weights(self, token_weight_pairs: Any) -> tuple[Any, ...]:
+        """The text's states, pooled text, and what else ComfyUI's has."""
+        states, pooled, *more = super().encode_token_weights(token_weight_pairs)
+        return (states, torch.zeros_like(pooled), *more)
 
 
 def _load_clip(text: dict[str, Tensor]) -> comfy.sd.CLIP:
@@ -193,19 +228,35 @@ class DemoVAEObject(comfy.sd.VAE):
 # --- the node --------------------------------------------------------------------------------------------------------
 
 
-def load_demo_model() -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
-    """Load the demo model from demo/weights: MODEL, CLIP, VAE.
+NETWORKS = ("unet", "transformer")
+
+
+def load_demo_model(network: str = NETWORKS[0]) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
+    """Load a demo model from demo/weights: MODEL, CLIP, VAE. network: one of ``NETWORKS``.
 
     Raises FileNotFoundError where the weights are missing: the pack was then copied without its demo folder.
     """
-    if not config.WEIGHTS.is_file():
+    shared = _load_file(config.WEIGHTS)
+    latents = DemoLatents(shared["preview.factors"].float(), shared["preview.bias"].float())
+    vae = DemoVAEObject(config.part_of(shared, "vae."))
+    if network == "transformer":
+        own = _load_file(config.TRANSFORMER_WEIGHTS)
+        settings: DemoConfig = DemoTransformerConfig(config.comfy_transformer_config(), latents)
+        state = transformer_state(config.part_of(own, "transformer."))
+    else:
+        own = shared
+        settings = DemoUNetConfig(config.comfy_unet_config(), latents)
+        state = unet_state(config.part_of(own, "unet."))
+    return _load_model(settings, state), _load_clip(config.part_of(own, "text_encoder.")), vae
+
+
+def _load_file(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
         raise FileNotFoundError(
-            f"AsynDM Demo Model: {config.WEIGHTS.name} is not in the pack's folder demo/weights. "
+            f"AsynDM Demo Model: {path.name} is not in the pack's folder demo/weights. "
             "Install the pack again, with its demo folder."
         )
-    state = comfy.utils.load_torch_file(str(config.WEIGHTS), safe_load=True)
-    model = _load_model(config.part_of(state, "unet."), state["preview.factors"].float(), state["preview.bias"].float())
-    return model, _load_clip(config.part_of(state, "text_encoder.")), DemoVAEObject(config.part_of(state, "vae."))
+    return comfy.utils.load_torch_file(str(path), safe_load=True)
 
 
 class DemoModel(io.ComfyNode):
@@ -223,7 +274,19 @@ class DemoModel(io.ComfyNode):
                 "128 x 128 pictures of simple scenes in about a second on a CPU. It knows a few dozen words, such as "
                 '"a green boat on the sea under two moons". Use an Empty Latent Image of 128 x 128.'
             ),
-            inputs=[],
+            inputs=[
+                io.Combo.Input(
+                    "network",
+                    options=list(NETWORKS),
+                    default=NETWORKS[0],
+                    optional=True,
+                    tooltip=(
+                        "unet: like Stable Diffusion 1.5 and SDXL. transformer: like Flux, small; it reads words and picture "
+                        "in one attention and matches a flow, as most models of today do. Use the clip and the vae of the "
+                        "same node."
+                    ),
+                ),
+            ],
             outputs=[
                 io.Model.Output(display_name="model"),
                 io.Clip.Output(display_name="clip"),
@@ -232,6 +295,6 @@ class DemoModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls) -> io.NodeOutput:
+    def execute(cls, network: str = NETWORKS[0]) -> io.NodeOutput:
         """Load and return MODEL, CLIP and VAE."""
-        return io.NodeOutput(*load_demo_model())
+        return io.NodeOutput(*load_demo_model(network))

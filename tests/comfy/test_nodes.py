@@ -77,7 +77,11 @@ PROMISE: dict[str, tuple[str, list[tuple[str, str, bool]], list[tuple[str, str]]
         [("model", "MODEL", False), ("timestep_map", "ASYNDM_TIMESTEP_MAP", False), ("preview", "BOOLEAN", True)],
         [("model", "MODEL")],
     ),
-    "AsynDM_DemoModel": ("AsynDM Demo Model", [], [("model", "MODEL"), ("clip", "CLIP"), ("vae", "VAE")]),
+    "AsynDM_DemoModel": (
+        "AsynDM Demo Model",
+        [("network", "COMBO", True)],
+        [("model", "MODEL"), ("clip", "CLIP"), ("vae", "VAE")],
+    ),
     "AsynDM_Compare": ("AsynDM Compare", [("image_a", "IMAGE", False), ("image_b", "IMAGE", False)], []),
 }
 """Node ids, display names, inputs (id, type, optional) and outputs (name, type). Saved workflows rely on all of it: lines
