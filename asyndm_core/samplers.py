@@ -225,6 +225,19 @@ def consistency_split(law: NoiseLaw, sigma: Tensor, sigma_next: Tensor, eta: flo
     return Split(torch.zeros_like(sigma_next), sigma_next)
 
 
+def er_share(sigma_over_alpha: Tensor) -> Tensor:
+    """ER-SDE's noise, lambda (exp(lambda^0.3) + 10) with lambda = sigma / alpha (Cui et al. 2023, arXiv 2309.06169)."""
+    return sigma_over_alpha * ((sigma_over_alpha**0.3).exp() + 10)
+
+
+def er_sde_split(law: NoiseLaw, sigma: Tensor, sigma_next: Tensor, eta: float) -> Split:
+    """The extended reverse-time SDE (arXiv 2309.06169, eq. 16): of the old noise r = er_share(next) / er_share(now) remains."""
+    before, after = sigma / law.alpha(sigma), sigma_next / law.alpha(sigma_next)
+    share = er_share(after) / er_share(before)
+    new = (after * after - (before * share) ** 2).clamp(min=0).sqrt()
+    return Split(law.quieter(sigma, share), law.alpha(sigma_next) * new)
+
+
 # --- solvers of the ODE --------------------------------------------------------------------------------------------
 
 
@@ -364,9 +377,64 @@ def multistep(move: Move, midpoint: bool = False, mix: bool = False) -> Tensor:
     return x
 
 
+def exponential_heun(move: Move) -> Tensor:
+    """Second order: D at both ends, by the exponential integrator (SEEDS-2 with r = 1, arXiv 2305.14267, without noise)."""
+    end = toward(move.x, move.denoised, move.sigma, move.down)
+    second = move.evaluate(end, move.down).denoised
+    if move.options["solver_type"] == "phi_1":
+        return toward(move.x, torch.lerp(move.denoised, second, 0.5), move.sigma, move.down)
+    h = move.law.log_step(move.sigma, move.down)
+    return end + move.law.alpha(move.down) * (1 + torch.expm1(-h) / h) * (second - move.denoised)
+
+
+def gradient_estimation(move: Move) -> Tensor:
+    """Euler, its slope moved on by how much it changed since the last step (Permenter and Yuan 2024, arXiv 2306.04848)."""
+    (node,) = move.history.recall(move.x)
+    slope = (move.x - (move.denoised if move.uncond is None else move.uncond)) / move.sigma
+    change = torch.where(node.rate > 0, slope - node.denoised, 0.0)
+    move.history.remember(move.live, Node(slope, torch.ones_like(move.sigma)))
+    return euler(move) + (move.options["ge_gamma"] - 1) * change * (move.down - move.sigma)
+
+
+ER_POINTS = 200
+"""In how many points ER-SDE's integrals are summed, as in the authors' code and ComfyUI's."""
+
+
+def er_sde(move: Move) -> Tensor:
+    """ER-SDE of order 1 to 3 (arXiv 2309.06169, algorithm 3), with lambda = sigma / alpha: D continues the pixel's own
+    earlier nodes, its first and second differences in lambda weighted by integrals of 1 / er_share from the step's end.
+    """
+    law, (last, earlier) = move.law, move.history.recall(move.x)
+    before, after = move.sigma / law.alpha(move.sigma), move.sigma_next / law.alpha(move.sigma_next)
+    known = [node.rate > 0 for node in (last, earlier)]
+    back = [(1 / node.rate.where(has, 1)).clamp(max=GROWTH_LIMIT) for node, has in zip((last, earlier), known, strict=True)]
+    to_last, to_earlier = before * back[0].exp(), before * (back[0] + back[1]).exp()
+    step = after - before
+    apart = lambda later, sooner: torch.minimum(later - sooner, step / GROWTH_LIMIT)  # noqa: E731 (both are below 0)
+    x = toward(move.x, move.denoised, move.sigma, move.down)
+    if move.options["max_stage"] >= 2:
+        width = -step / ER_POINTS
+        points = after[..., None] + torch.arange(ER_POINTS, dtype=after.dtype, device=after.device) * width[..., None]
+        weight = er_share(after) * width
+        first = step + weight * (1 / er_share(points)).sum(-1)
+        slope = torch.where(known[0], (move.denoised - last.denoised) / apart(before, to_last), 0.0)
+        x = x + law.alpha(move.down) * first * slope
+        if move.options["max_stage"] >= 3:
+            second = step * step / 2 + weight * ((points - before[..., None]) / er_share(points)).sum(-1)
+            slope_before = (last.denoised - earlier.denoised) / apart(to_last, to_earlier)
+            bend = torch.where(known[0] & known[1], 2 * (slope - slope_before) / apart(before, to_earlier), 0.0)
+            x = x + law.alpha(move.down) * second * bend
+    move.history.remember(move.live, Node(move.denoised, 1 / law.log_step(move.sigma, move.sigma_next)))
+    return x
+
+
 def multistep_2m_sde(move: Move) -> Tensor:
     """``multistep`` of order 2 in the form that the option ``solver_type`` names: "midpoint" or "heun"."""
     return multistep(move, midpoint=move.options["solver_type"] == "midpoint")
+
+
+SOLVER_TYPES = (("heun", "midpoint"), ("phi_1", "phi_2"))
+"""What the option solver_type may be, by kinds of samplers."""
 
 
 # --- the samplers --------------------------------------------------------------------------------------------------
@@ -404,8 +472,12 @@ class Sampler:
             if key not in self.options:
                 known = ", ".join(sorted(self.options)) or "none"
                 raise ValueError(f"The sampler {self.name} has no per-pixel option {key!r}. It has: {known}.")
-        if options.get("solver_type", "heun") not in ("heun", "midpoint"):
-            raise ValueError(f"solver_type is 'heun' or 'midpoint', not {options['solver_type']!r}.")
+        own = self.options.get("solver_type")
+        kinds = next((kinds for kinds in SOLVER_TYPES if own in kinds), ())
+        if options.get("solver_type", own) not in (*kinds, own):
+            raise ValueError(f"solver_type is {' or '.join(map(repr, kinds))}, not {options['solver_type']!r}.")
+        if options.get("max_stage", 1) not in (1, 2, 3):
+            raise ValueError(f"max_stage is 1, 2 or 3, not {options['max_stage']!r}.")
         if options.get("r", 0.5) <= 0:
             raise ValueError(f"r is the share of a step where {self.name} looks ahead: above 0, not {options['r']}.")
         return replace(self, options={**self.options, **options})
@@ -468,6 +540,7 @@ def _table() -> dict[str, Sampler]:
     res, res_mix = partial(exploding, solver=multistep, depth=1), partial(multistep, mix=True)
     res_ancestral = partial(res, split=ddim_split, noise="gaussian", options=noisy)
     midpoint = partial(multistep, midpoint=True)
+    gradient = partial(exploding, solver=gradient_estimation, depth=1, options={"ge_gamma": 2.0})
     samplers = [
         Sampler("euler", euler),
         Sampler("euler_cfg_pp", euler, needs_uncond=True),
@@ -487,6 +560,12 @@ def _table() -> dict[str, Sampler]:
         res("res_multistep_cfg_pp", solver=res_mix, needs_uncond=True),
         res_ancestral("res_multistep_ancestral"),
         res_ancestral("res_multistep_ancestral_cfg_pp", solver=res_mix, needs_uncond=True),
+    ]
+    samplers += [
+        Sampler("er_sde", er_sde, er_sde_split, "gaussian", {"s_noise": 1.0, "max_stage": 3}, finite_snr=True, depth=2),
+        gradient("gradient_estimation"),
+        gradient("gradient_estimation_cfg_pp", needs_uncond=True),
+        Sampler("exp_heun_2_x0", exponential_heun, options={"solver_type": "phi_2"}, finite_snr=True, looks_ahead=True),
     ]
     trees: dict[str, NoiseKind] = {"": "brownian", "_gpu": "brownian_gpu"}
     for suffix, kind in trees.items():

@@ -169,7 +169,7 @@ FAMILIES: dict[str, Tiny] = {
         more=lambda: {**pooled(), "concat_latent_image": random(1, 16, 12, 16), "concat_mask": torch.ones(1, 1, 12, 16)},
     ),
     "LongCat-Image": Tiny("LongCatImage", PLAIN_FLUX),
-    "Ovis-Image": Tiny("Flux", {**PLAIN_FLUX, "yak_mlp": True, "txt_norm": True}),
+    "Ovis-Image": Tiny("Flux", {**PLAIN_FLUX, "yak_mlp": True, "txt_norm": True}, more=pooled),
     "Qwen-Image": Tiny("QwenImage", QWEN, framed=True, whole=False),
     "Qwen-Image-Edit": Tiny("QwenImage", QWEN, framed=True, more=references((1, 16, 1, 12, 10), (1, 16, 1, 9, 12))),
     "Qwen-Image-Edit 2511": Tiny(
@@ -177,9 +177,9 @@ FAMILIES: dict[str, Tiny] = {
     ),
     "Stable Diffusion 3": Tiny("SD3", SD3, more=pooled, whole=False),
     "Stable Diffusion 3.5 medium": Tiny("SD3", {**SD3, "x_block_self_attn_layers": [0, 1]}, more=pooled),
-    "Flux.2 dev": Tiny("Flux2", FLUX2, (128, 12, 16), whole=False),
-    "Flux.2 Klein": Tiny("Flux2", {**FLUX2, "guidance_embed": False}, (128, 12, 16)),
-    "Flux.2 with references": Tiny("Flux2", FLUX2, (128, 12, 16), more=references((1, 128, 8, 9))),
+    "Flux.2 dev": Tiny("Flux2", FLUX2, (128, 12, 16), more=pooled, whole=False),
+    "Flux.2 Klein": Tiny("Flux2", {**FLUX2, "guidance_embed": False}, (128, 12, 16), more=pooled),
+    "Flux.2 with references": Tiny("Flux2", FLUX2, (128, 12, 16), more=references((1, 128, 8, 9), **pooled())),
     "Krea 2": Tiny("Krea2", KREA, framed=True, width=60, whole=False),
     "Krea 2 with references": Tiny(
         "Krea2", {**KREA, "default_ref_method": "index_timestep_zero"}, framed=True, width=60,
@@ -202,8 +202,8 @@ FAMILIES: dict[str, Tiny] = {
         "image_model": "ernie", "hidden_size": 96, "num_attention_heads": 2, "num_layers": 2, "ffn_hidden_size": 128,
         "in_channels": 128, "out_channels": 128, "text_in_dim": TEXT, "rope_axes_dim": (16, 16, 16),
     }, (128, 12, 16)),
-    "Chroma": Tiny("Chroma", CHROMA),
-    "Chroma Radiance": Tiny("ChromaRadiance", RADIANCE, (3, 48, 64)),
+    "Chroma": Tiny("Chroma", CHROMA, more=pooled),
+    "Chroma Radiance": Tiny("ChromaRadiance", RADIANCE, (3, 48, 64), more=pooled),
     "HunyuanImage 2.1": Tiny("HunyuanImage21", HUNYUAN_IMAGE, (64, 12, 16)),
     "Kandinsky 5 Image": Tiny("Kandinsky5Image", KANDINSKY, more=pooled),
     "AuraFlow": Tiny("AuraFlow", {
@@ -250,8 +250,10 @@ def randomise(network: nn.Module) -> None:
         tensor.data = values.to(tensor.dtype)
 
 
-def make_transformer(name: str, dtype: torch.dtype = torch.float32) -> comfy.model_patcher.ModelPatcher:
-    """A new MODEL of a family; the test is skipped where this ComfyUI has none such."""
+def make_transformer(
+    name: str, dtype: torch.dtype = torch.float32, operations: Any = None
+) -> comfy.model_patcher.ModelPatcher:  # fmt: skip
+    """A new MODEL of a family, its layers of ``operations``; the test is skipped where this ComfyUI has none such."""
     tiny = FAMILIES[name]
     kind = getattr(comfy.supported_models, tiny.kind, None)
     if kind is None:
@@ -260,6 +262,7 @@ def make_transformer(name: str, dtype: torch.dtype = torch.float32) -> comfy.mod
     config.unet_config.update(tiny.network)
     config.unet_config["dtype"] = dtype
     config.manual_cast_dtype = None
+    config.custom_operations = operations
     try:
         model = config.get_model({}, "")
     except TypeError as error:  # a keyword of newer networks

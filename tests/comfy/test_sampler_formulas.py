@@ -137,7 +137,7 @@ def check_formula(sampler: Sampler, model_sampling: torch.nn.Module, sigmas: Ten
     expected, expected_sigmas = run_comfy(sampler.name, model_sampling, x, sigmas, options)
     actual, actual_sigmas = run_ours(sampler.with_options(**options), law_of(model_sampling), x, sigmas)
     assert actual_sigmas == pytest.approx(expected_sigmas, rel=1e-9)
-    assert distance(actual, expected) < 1e-9
+    assert distance(actual, expected) < (1e-7 if sampler.name == "er_sde" else 1e-9)  # ComfyUI's integrals are of float32
 
 
 MODELS = {"eps": eps_model, "flow": flow_model}

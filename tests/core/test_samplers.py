@@ -104,6 +104,8 @@ ORDERS = {
     "dpmpp_sde": 2,
     "dpmpp_2m_sde": 2,
     "dpmpp_2m_sde_heun": 2,
+    "gradient_estimation": 1,
+    "exp_heun_2_x0": 2,
     "dpmpp_3m_sde": 2,  # see the polynomials below
 }
 
@@ -192,7 +194,8 @@ def test_stochastic_samplers_keep_the_marginal_distribution_of_every_pixel(name:
     z = standardised(LAWS[law], end, tables[-1])
     assert z.mean(0).abs().max() < 5 / math.sqrt(shape[0])
     assert (z.var(0) - 1).abs().max() < 5 * math.sqrt(2 / shape[0]) + 0.03  # the last term: 60 steps of first order
-    assert float((z * standardised(LAWS[law], x, tables[0])).mean()) < 0.5  # the noise is new, not the start's
+    new = 0.8 if name == "er_sde" else 0.5  # er_sde's are between the ODE's and the reverse SDE's
+    assert float((z * standardised(LAWS[law], x, tables[0])).mean()) < new  # the noise is new, not the start's
 
 
 @st.composite
@@ -387,7 +390,7 @@ def test_ddim_with_eta_1_is_that_of_diffusers_on_a_map() -> None:
 @pytest.mark.parametrize("name", [name for name, sampler in SAMPLERS.items() if sampler.depth])
 def test_a_pixel_that_crept_does_not_extrapolate_without_bound(name: str) -> None:
     """After a step of one bit, in which the neighbours changed D by 0.1, a whole step stays within the limit."""
-    sampler = SAMPLERS[name].with_options(**({"eta": 0.0} if "eta" in SAMPLERS[name].options else {}))
+    sampler = SAMPLERS[name].with_options(**{key: 0.0 for key in ("eta", "s_noise") if key in SAMPLERS[name].options})
     sigma = torch.full((1, 1, 1, 1), 2.0)
     tables = torch.stack([sigma, torch.nextafter(sigma, torch.zeros(())), sigma / 2])
     answers = iter([0.0, 0.1, 0.1])  # dpmpp_sde asks more often, and remembers nothing
