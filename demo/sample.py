@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from asyndm_core.attention import token_columns
+from asyndm_core.clock import Clock
 from asyndm_core.hosts.diffusers import DiffusersHost, make_clock, sigma_of_alphas
+from asyndm_core.hosts.diffusers_transformers import DiffusersTransformerHost, make_flow_clock
 from asyndm_core.inpainting import InpaintingHost, drawn
 from asyndm_core.record import RunRecord
 from asyndm_core.regions import Plan, Target, TimestepMap, check_strength, make_plan, weights
@@ -20,8 +22,8 @@ from asyndm_core.samplers import SAMPLERS, Noise, Sampler, UnsupportedSampler, f
 from asyndm_core.tokens import Piece, find_word, unknown_word
 from asyndm_core.words import content_phrases, parse_targets
 
-from .config import FACTOR, LATENT_CHANNELS, MAX_TOKENS, PICTURE_SIZE, TRAIN_STEPS
-from .model import DemoModel, alphas_cumprod
+from .config import FACTOR, LATENT_CHANNELS, MAX_TOKENS, PICTURE_SIZE, TEXT_WIDTH, TRAIN_STEPS
+from .model import DemoModel, FlowModel, Parts, alphas_cumprod
 from .world import PLACES
 
 PREDICTION = "v_prediction"
@@ -87,13 +89,13 @@ def choose_targets(prompt: str, typed: str = "") -> tuple[Target, ...]:
     return targets
 
 
-def pieces(model: DemoModel, text: str) -> list[Piece]:
+def pieces(model: Parts, text: str) -> list[Piece]:
     """The tokens of a text with their positions, without start, end and padding."""
     ids = model.tokenizer(text, truncation=True, max_length=MAX_TOKENS)["input_ids"]
     return [Piece(position, token) for position, token in enumerate(ids)][1:-1]
 
 
-def token_positions(model: DemoModel, prompt: str, words: Sequence[str]) -> list[list[int]]:
+def token_positions(model: Parts, prompt: str, words: Sequence[str]) -> list[list[int]]:
     """For each word or phrase, the positions of its tokens in the conditioning. Raises UnknownWordError."""
     found = [find_word(partial(pieces, model), prompt, word) for word in words]
     for word, positions in zip(words, found, strict=True):
@@ -117,7 +119,7 @@ def seeded_noise(seeds: Sequence[int], shape: Sequence[int]) -> Iterator[Tensor]
 
 
 @torch.no_grad()
-def decode(model: DemoModel, latents: Tensor) -> Tensor:
+def decode(model: Parts, latents: Tensor) -> Tensor:
     """Latents (B, 12, h, w) -> pictures (B, 8h, 8w, 3) in [0, 1]."""
     return (model.vae.decode(latents) / 2 + 0.5).clamp(0, 1).movedim(1, -1)
 
@@ -132,25 +134,54 @@ def check(settings: Settings, timestep_map: TimestepMap) -> None:
         raise ValueError(f"The picture's size is {settings.width} x {settings.height}: both are multiples of {2 * FACTOR}.")
 
 
+class _Run(NamedTuple):
+    """What of a run depends on the network. last: the table's last sigma."""
+
+    host: Host
+    clock: Clock
+    last: float = 0.0
+
+
+def _of_unet(
+    model: DemoModel, cond: Tensor, uncond: Tensor, columns: Tensor, paper: bool, settings: Settings, factor: int | None
+) -> _Run:  # fmt: skip
+    alphas = alphas_cumprod()
+    host = DiffusersHost(model.unet, alphas, PREDICTION, cond, uncond, settings.cfg, columns, factor=factor)
+    last = sigma_of_alphas(alphas)[0].item() if paper else 0.0
+    evaluated = timesteps(round(settings.steps / settings.denoise), paper)[-settings.steps :]
+    return _Run(host, make_clock(alphas, evaluated, paper, last), last)
+
+
+def _of_transformer(
+    model: FlowModel, cond: Tensor, uncond: Tensor, columns: Tensor, paper: bool, settings: Settings,
+    blocks: Collection[int] | None,
+) -> _Run:  # fmt: skip
+    texts = [{"encoder_hidden_states": text, "pooled_projections": torch.zeros(1, TEXT_WIDTH)} for text in (cond, uncond)]
+    host = DiffusersTransformerHost(model.transformer, *texts, settings.cfg, columns, blocks)
+    whole = torch.linspace(1, 0, round(settings.steps / settings.denoise) + 1)
+    return _Run(host, make_flow_clock(whole[-settings.steps - 1 :], paper))
+
+
 @torch.no_grad()
 def sample_plan(
-    model: DemoModel, prompts: Sequence[str], columns: Tensor, plan: Plan, seeds: Sequence[int], settings: Settings,
+    model: DemoModel | FlowModel, prompts: Sequence[str], columns: Tensor, plan: Plan, seeds: Sequence[int], settings: Settings,
     last_word: str | None = None, on_step: Callable[[Snapshot], None] | None = None, weigh: Weigh = weights,
     factor: int | None = None, inpaint: Inpaint | None = None, ahead: Ahead = known_progress,
+    blocks: Collection[int] | None = None,
 ) -> Tensor:  # fmt: skip
     """The latents (B, 12, h, w) of one picture for each seed. The same seed gives the same picture in every batch.
 
     prompts: one for all seeds, or one for each. columns: (tokens, words) or (B, tokens, words) of the plan's words.
     last_word, ahead: see ``run.start``. weigh: see ``run.sample``.
-    factor: see ``DiffusersHost``. inpaint: pictures to draw a part of anew, or None.
+    factor: see ``DiffusersHost``. blocks: see ``DiffusersTransformerHost``. inpaint: pictures to draw a part of anew, or None.
     """
     height, width = settings.height // FACTOR, settings.width // FACTOR
     cond, uncond = model.encode_text([*prompts, settings.negative]).split([len(prompts), 1])
-    alphas = alphas_cumprod()
-    host: Host = DiffusersHost(model.unet, alphas, PREDICTION, cond, uncond, settings.cfg, columns, factor=factor)
-    last = sigma_of_alphas(alphas)[0].item() if plan.paper else 0.0
-    evaluated = timesteps(round(settings.steps / settings.denoise), plan.paper)[-settings.steps :]
-    clock = make_clock(alphas, evaluated, plan.paper, last)
+    if isinstance(model, FlowModel):
+        run = _of_transformer(model, cond, uncond, columns, plan.paper, settings, blocks)
+    else:
+        run = _of_unet(model, cond, uncond, columns, plan.paper, settings, factor)
+    clock, law = run.clock, run.host.law
     shape = (LATENT_CHANNELS, height, width)
     x = next(seeded_noise(seeds, shape))
 
@@ -159,27 +190,29 @@ def sample_plan(
         next(drawn)
         return lambda sigma, sigma_next: next(drawn)
 
-    def noised(sigma: Tensor) -> Tensor:
-        whole = x * (1 + sigma**2).sqrt()
-        if inpaint is None:
-            return whole
-        given = inpaint.latents + sigma * x
-        return given if settings.denoise < 1 else torch.where(sigma < clock.sigmas[0], given, inpaint.latents + whole)
+    def given(sigma: Tensor) -> Tensor:
+        return law.alpha(sigma) * inpaint.latents + sigma * x
 
-    share = None
+    def noised(sigma: Tensor) -> Tensor:
+        if inpaint is not None and (law.flow or settings.denoise < 1):
+            return given(sigma)
+        whole = sigma * x if law.flow else x * (1 + sigma**2).sqrt()
+        return whole if inpaint is None else torch.where(sigma < clock.sigmas[0], given(sigma), inpaint.latents + whole)
+
+    host, share = run.host, None
     if inpaint is not None:
-        host = inpaint.around(host, inpaint.latents, inpaint.mask, lambda sigma: inpaint.latents + sigma * x)
+        host = inpaint.around(host, inpaint.latents, inpaint.mask, given)
         share = drawn(inpaint.mask)
     shape_of_map = (len(seeds), height, width)
     latents = generate(
         host, clock, plan, shape_of_map, settings.made_sampler(), noised, noise, last_word, on_step, weigh, share, ahead
     )  # fmt: skip
-    return latents / (1 + last**2) ** 0.5
+    return latents / (1 + run.last**2) ** 0.5
 
 
 @torch.no_grad()
 def sample_demo(
-    model: DemoModel, prompt: str, timestep_map: TimestepMap, seeds: Sequence[int], settings: Settings | None = None
+    model: DemoModel | FlowModel, prompt: str, timestep_map: TimestepMap, seeds: Sequence[int], settings: Settings | None = None
 ) -> Result:
     """Sample one picture of ``prompt`` for each seed.
 
