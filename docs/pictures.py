@@ -299,21 +299,6 @@ def hero(studio: Studio) -> Picture:
     return page
 
 
-@picture("docs/off_on.jpg")
-def off_on(studio: Studio) -> Picture:
-    """Three seeds of asyndm_compare, chosen: README says which and how."""
-    wide, pair, gap, left = 256, 4, 24, 24
-    page = Image.new("RGB", (left + 3 * (2 * wide + pair + gap), 332), _PAPER)
-    for number, seed in enumerate((6, 8, 4)):
-        x = left + number * (2 * wide + pair + gap)
-        label(page, x, 14, f"“{PROMPT}”", 19)
-        for image, name in zip(studio.draw("asyndm_compare", seed=seed), ("off", f"on, seed {seed}"), strict=True):
-            page.paste(resized(image, wide), (x, 46))
-            label(page, x + wide / 2, 308, name, 14, (96, 98, 104), "ma")
-            x += wide + pair
-    return page
-
-
 # --- help pages -------------------------------------------------------------------------------------------------------
 
 
