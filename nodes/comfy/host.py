@@ -474,7 +474,8 @@ def _weigh(conds: list[dict], x: Tensor, sigma: Tensor, grid: TokenGrid) -> dict
         found = [each for each, _ in to_run[None]]
     for each in found:
         if each.uuid not in weights:
-            area = None if each.area is None else tuple(each.area)
+            half = 0 if each.area is None else len(each.area) // 2  # with frames, there are numbers for them too
+            area = None if each.area is None else (*each.area[half - 2 : half], *each.area[-2:])
             mult = each.mult[:, :, 0] if x.ndim == 5 else each.mult
             weights[each.uuid] = _Weight(_of_tokens(grid, _placed(mult.clamp(min=0), area, x.shape[-2:])), area)
     return weights
