@@ -181,6 +181,13 @@ STRIDE = 2
 """In a transformer, the picture's queries are read in every second row and column: a quarter of the work."""
 
 
+def spread_blocks(count: int, low: float, high: float, most: int) -> frozenset[int]:
+    """Of a transformer's ``count`` blocks at most so many, evenly spread over a part of the depth, from low to high of 1."""
+    among = [n for n in range(count) if low <= n / count < high] or [count // 2]
+    steps = max(1, min(most, len(among)) - 1)
+    return frozenset(among[round(n * (len(among) - 1) / steps)] for n in range(steps + 1))
+
+
 class Sequences(NamedTuple):
     """How a transformer's sequences are laid out where words and picture meet.
 

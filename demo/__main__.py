@@ -35,8 +35,8 @@ from asyndm_core.pictures import (
 from asyndm_core.regions import KNOWN_PIXELS, MODES, Regions, Target, TimestepMap, make_plan
 from asyndm_core.words import prompt_words
 
-from .config import FACTOR, MAX_TOKENS, WEIGHTS
-from .model import DemoModel, load
+from .config import FACTOR, MAX_TOKENS, TRANSFORMER_WEIGHTS, WEIGHTS
+from .model import DemoModel, FlowModel, load, load_transformer
 from .sample import (
     SAMPLER_NAMES,
     Inpaint,
@@ -54,6 +54,8 @@ from .world import vocabulary
 PROMPT = "a green boat on the sea under two moons"
 REMOVED, LEFT = "moons", "a green boat on the sea"
 """What is taken out of the default prompt's picture, and the prompt that names only what is left."""
+NETWORKS = {"unet": ([WEIGHTS], load), "transformer": ([WEIGHTS, TRANSFORMER_WEIGHTS], load_transformer)}
+"""The demo models: the files that they need, and how they are loaded."""
 SEEDS = range(1, 9)
 """Looked at where no seed is given."""
 HOLE, GROW = 0.4, 2
@@ -85,6 +87,7 @@ def read_flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = _Parser(prog="python -m demo", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("prompt", nargs="?", default=PROMPT, help="what the picture shows")
     parser.add_argument("--targets", default="", help='words to follow, "boat, moons:0.4"; empty: chosen automatically')
+    parser.add_argument("--network", choices=list(NETWORKS), default="unet", help="which of the demo models")
     parser.add_argument("--seed", type=int, help="the same for all pictures; none: of the first eight the most changed")
     parser.add_argument("--remove", default="", metavar="WORD", help="a thing to take out of the picture; see --left")
     parser.add_argument("--left", default="", metavar="PROMPT", help="the prompt that names only what is left then")
@@ -139,7 +142,7 @@ def run(flags: argparse.Namespace) -> str:
     if bool(flags.remove) != bool(flags.left):
         raise ValueError("To take a thing out, give both --remove (its word) and --left (the prompt without it).")
     word, left = (REMOVED, LEFT) if flags.prompt == PROMPT and not flags.remove else (flags.remove, flags.left)
-    model = load_model()
+    model = load_model(flags.network)
     token_positions(model, flags.prompt, [*[target.text for target in targets], *([word] if word else [])])
     begun = time.perf_counter()
     survey = None if flags.seed is not None else look_at(model, flags.prompt, asked, SEEDS, settings)
@@ -159,7 +162,7 @@ def run(flags: argparse.Namespace) -> str:
     )
 
 
-def look_at(model: DemoModel, prompt: str, asked: TimestepMap, seeds: Sequence[int], settings: Settings) -> Survey:
+def look_at(model: DemoModel | FlowModel, prompt: str, asked: TimestepMap, seeds: Sequence[int], settings: Settings) -> Survey:
     """Samples every seed both ways."""
     ordinary, asynchronous = (
         sample_demo(model, prompt, replace(asked, mode=mode), seeds, settings).images
@@ -168,7 +171,7 @@ def look_at(model: DemoModel, prompt: str, asked: TimestepMap, seeds: Sequence[i
     return Survey(seeds, ordinary, asynchronous, 255 * (ordinary - asynchronous).abs().mean(dim=(1, 2, 3)))
 
 
-def remove(model: DemoModel, prompt: str, word: str, left: str, seed: int, settings: Settings) -> Removal:
+def remove(model: DemoModel | FlowModel, prompt: str, word: str, left: str, seed: int, settings: Settings) -> Removal:
     """Draws the prompt, makes a hole where the model saw ``word``, and fills it by the prompt ``left``."""
     watched = TimestepMap(Regions((Target(word),)), strength=0.0)
     drawn = sample_demo(model, prompt, watched, [seed], settings)
@@ -186,11 +189,15 @@ def remove(model: DemoModel, prompt: str, word: str, left: str, seed: int, setti
     return Removal(word, drawn.images[0], seen[0, 0], hole[0, 0], emptied)
 
 
-def load_model() -> DemoModel:
-    """The demo model; FileNotFoundError where its weights are not there."""
-    if not WEIGHTS.is_file():
-        raise FileNotFoundError(f"The demo model's weights are missing: {WEIGHTS}. Get the whole repository, with git clone.")
-    return load()
+def load_model(network: str = "unet") -> DemoModel | FlowModel:
+    """A demo model, see ``NETWORKS``; FileNotFoundError where its weights are not there."""
+    needed, loaded = NETWORKS[network]
+    for weights in needed:
+        if not weights.is_file():
+            raise FileNotFoundError(
+                f"The demo model's weights are missing: {weights}. Get the whole repository, with git clone."
+            )  # fmt: skip
+    return loaded()
 
 
 # --- the sheet -------------------------------------------------------------------------------------------------------
@@ -234,7 +241,7 @@ class Sheet:
 
 
 def draw_sheet(
-    model: DemoModel, flags: argparse.Namespace, seed: int, targets: Sequence[Target], results: dict[str, Result],
+    model: DemoModel | FlowModel, flags: argparse.Namespace, seed: int, targets: Sequence[Target], results: dict[str, Result],
     survey: Survey | None, removal: Removal | None,
 ) -> Image.Image:  # fmt: skip
     """What is removed by its word, one seed three ways, all seeds, where the model looks for the words, and the run."""
@@ -340,7 +347,7 @@ def _draw_words(sheet: Sheet, result: Result, targets: Sequence[Target], colours
     sheet.top += _WORD + 24 + 2 * _GAP
 
 
-def _draw_run(sheet: Sheet, model: DemoModel, result: Result, colours: Tensor) -> None:
+def _draw_run(sheet: Sheet, model: DemoModel | FlowModel, result: Result, colours: Tensor) -> None:
     """The asynchronous run, a column for each of a few steps."""
     sheet.heading(
         "the asynchronous run",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from ..attention import Attention, BlockMean, Sequences, token_columns
+from ..attention import Attention, BlockMean, Sequences, spread_blocks, token_columns
 from ..clock import Clock, NoiseGrid, paper_clock, table_clock
 from ..embedding import Groups, PixelTimesteps, grouped
 from ..hooks import hooked
@@ -37,9 +37,9 @@ class Family(NamedTuple):
 
     velocity: (network, x (B, C, H, W), timesteps (B,), prompt, patch) -> noise less picture, (B, C, H, W). timesteps: sigma ->
     the network's own. patch: (network, C) -> how many latent pixels a token is wide and high. states: the name of the text's
-    tensor (B, tokens, D). blocks: the attributes that hold the blocks in which the picture sees text, in their order. read:
-    which of them are, (from, to) as shares of the depth, and how many at most. text: a pattern of the names of modules that
-    modulate text alone. opens: whether the picture opens the sequences that it shares with text. multiple: what both are
+    tensor (B, tokens, D). blocks: the attributes that hold the first blocks in which the picture sees text, in their order.
+    read: which of them are, (from, to) as shares of their depth, and how many at most. text: a pattern of the names of modules
+    that modulate text alone. opens: whether the picture opens the sequences that it shares with text. multiple: what both are
     filled up to.
     """
 
@@ -102,7 +102,7 @@ def _packs(network: Any, channels: int) -> int:
 FAMILIES: Mapping[str, Family] = {
     "FluxTransformer2DModel": Family(
         _flux, lambda sigma: sigma, _packs, "encoder_hidden_states",
-        ("transformer_blocks", "single_transformer_blocks"), (0.25, 0.35, 4), r"\.norm1_context$",
+        ("transformer_blocks",), (0.75, 1.0, 4), r"\.norm1_context$",
     ),
     "SD3Transformer2DModel": Family(
         _sd3, lambda sigma: TRAIN_STEPS * sigma, lambda network, channels: network.config.patch_size,
@@ -199,7 +199,7 @@ class DiffusersTransformerHost:
         self.columns, self._present = columns.to(states.device), present.to(states.device)
         self._everywhere = bool(present.all())
         depth = sum(len(getattr(transformer, name)) for name in self.family.blocks)
-        self.blocks = evenly(depth, *self.family.read) if blocks is None else frozenset(blocks)
+        self.blocks = spread_blocks(depth, *self.family.read) if blocks is None else frozenset(blocks)
         pattern = self.family.text
         self._text = [m for name, m in transformer.named_modules() if pattern is not None and re.search(pattern, name)]
         self._seen: BlockMean | None = None
@@ -265,13 +265,6 @@ class DiffusersTransformerHost:
         sequences = Sequences(length, length, 0 if self.family.opens else texts, grid)
         self._seen = BlockMean(F.pad(self.columns, (0, 0, start, length - start - text)), sequences)
         return _Watch(self._seen, sequences, self.blocks)
-
-
-def evenly(count: int, low: float, high: float, most: int) -> frozenset[int]:
-    """Of ``count`` blocks at most so many, evenly spread over a part of the depth, (low, high) as shares of it."""
-    among = [n for n in range(count) if low <= n / count < high] or [count // 2]
-    steps = max(1, min(most, len(among)) - 1)
-    return frozenset(among[round(n * (len(among) - 1) / steps)] for n in range(steps + 1))
 
 
 def _as_reference(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...asyndm_core.attention import BlockMean, Sequences
+from ...asyndm_core.attention import BlockMean, Sequences, spread_blocks
 
 OVERRIDE = "optimized_attention_override"
 """ComfyUI's key in transformer_options of a function that is called in place of its attention, with it."""
@@ -79,13 +79,7 @@ class Reading(NamedTuple):
 
 def evenly(low: float, high: float, most: int) -> Callable[[nn.Module, int], Collection[int]]:
     """At most so many blocks, evenly spread over a part of the depth."""
-
-    def choose(network: nn.Module, count: int) -> Collection[int]:
-        among = [n for n in range(count) if low <= n / count < high] or [count // 2]
-        steps = max(1, min(most, len(among)) - 1)
-        return {among[round(n * (len(among) - 1) / steps)] for n in range(steps + 1)}
-
-    return choose
+    return lambda network, count: spread_blocks(count, low, high, most)
 
 
 def late(low: float, most: int) -> Callable[[nn.Module, int], Collection[int]]:

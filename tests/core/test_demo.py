@@ -10,12 +10,21 @@ import pytest
 import torch
 from PIL import Image
 
-from asyndm_core.regions import Regions, Target, TimestepMap
+from asyndm_core.attention import token_columns
+from asyndm_core.regions import Regions, Target, TimestepMap, make_plan
 from asyndm_core.tokens import UnknownWordError
 from demo import __main__ as command
-from demo.config import FACTOR
-from demo.model import DemoModel, build, sample
-from demo.sample import Settings, choose_targets, sample_demo, seeded_noise, token_positions
+from demo.config import FACTOR, MAX_TOKENS
+from demo.model import DemoModel, FlowModel, build, load_transformer, sample
+from demo.sample import (
+    Inpaint,
+    Settings,
+    choose_targets,
+    sample_demo,
+    sample_plan,
+    seeded_noise,
+    token_positions,
+)
 from demo.scorer import read
 from demo.world import SIZE
 
@@ -43,6 +52,39 @@ def test_synchronous_is_the_plain_sampler(model: DemoModel) -> None:
     got = sample_demo(model, PROMPT, replace(WORDS, mode="synchronous"), [3], SHORT)
     torch.testing.assert_close(got.images, wanted, rtol=0, atol=1e-4)
     assert got.record.attention() is None
+
+
+@pytest.fixture(scope="module")
+def flow() -> FlowModel:
+    """The second demo model, as it ships."""
+    return load_transformer()
+
+
+def test_the_transformer_synchronous_is_the_plain_sampler(flow: FlowModel) -> None:
+    """The core's Euler on the transformer's host is the model's own plain loop, to rounding; with lagging words it is not."""
+    wanted = sample(flow, [PROMPT], steps=4, cfg=4.5, seed=3).movedim(1, -1)
+    got = sample_demo(flow, PROMPT, replace(WORDS, mode="synchronous"), [3], SHORT)
+    torch.testing.assert_close(got.images, wanted, rtol=0, atol=5e-4)
+    asynchronous = sample_demo(flow, PROMPT, WORDS, [3], SHORT)
+    assert (asynchronous.images - wanted).abs().max() > 0.05
+    boat, moons = asynchronous.record.masks(16, 16)[0]
+    assert (boat - moons).abs().mean() > 0.1
+
+
+def test_the_transformers_seed_is_a_picture(flow: FlowModel) -> None:
+    """Whatever the batch, and with the known pixels of an inpainting mask as they were given."""
+    settings = replace(SHORT, sampler="euler_ancestral")
+    batch = sample_demo(flow, PROMPT, WORDS, [5, 6], settings)
+    alone = sample_demo(flow, PROMPT, WORDS, [6], settings)
+    torch.testing.assert_close(batch.latents[1:], alone.latents, rtol=0, atol=1e-4 * alone.latents.std().item())
+    hole = torch.zeros(1, 1, 16, 16)
+    hole[..., 4:12, 4:12] = 1
+    for how in ("noised", "ahead"):
+        plan = make_plan(TimestepMap(Regions(), strength=0.0, known_pixels=how), 16, 16)
+        columns = token_columns([], MAX_TOKENS)
+        filled = sample_plan(flow, [PROMPT], columns, plan, [7], SHORT, inpaint=Inpaint(alone.latents, hole))
+        assert ((filled - alone.latents) * (1 - hole)).abs().max() < 1e-5
+        assert ((filled - alone.latents) * hole).abs().max() > 0.1
 
 
 def test_a_seed_is_a_picture(model: DemoModel) -> None:
@@ -102,7 +144,7 @@ def test_seeded_noise_does_not_depend_on_the_batch() -> None:
 
 def test_the_sheet(model: DemoModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     """The command writes one picture, says where, which seed of which and which words, and ends well."""
-    monkeypatch.setattr(command, "load_model", lambda: model)
+    monkeypatch.setattr(command, "load_model", lambda *_: model)
     path = tmp_path / "sheet.png"
     assert command.main([PROMPT, "--steps", "3", "--output", str(path)]) == 0
     said = capsys.readouterr().out
@@ -113,11 +155,19 @@ def test_the_sheet(model: DemoModel, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert 1700 < sheet.height < 2200
 
 
+def test_the_sheet_of_the_transformer(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """--network chooses what is loaded."""
+    path = tmp_path / "sheet.png"
+    assert command.main([PROMPT, "--network", "transformer", "--seed", "3", "--steps", "2", "--output", str(path)]) == 0
+    assert "6 pictures" in capsys.readouterr().out
+    assert Image.open(path).width == 1160
+
+
 def test_a_seed_and_a_prompt_of_ones_own(
     model: DemoModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """Nothing is chosen, and nothing taken out: the sheet has neither row."""
-    monkeypatch.setattr(command, "load_model", lambda: model)
+    monkeypatch.setattr(command, "load_model", lambda *_: model)
     path = tmp_path / "sheet.png"
     assert command.main(["a red cat in a room", "--seed", "3", "--steps", "2", "--output", str(path)]) == 0
     assert "3 pictures" in capsys.readouterr().out
@@ -157,7 +207,7 @@ def test_bad_input_ends_with_one_line(
     model: DemoModel, arguments: list[str], problem: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """Exit code 2, what is wrong, no traceback."""
-    monkeypatch.setattr(command, "load_model", lambda: model)
+    monkeypatch.setattr(command, "load_model", lambda *_: model)
     try:
         code = command.main(arguments)
     except SystemExit as exit_:
@@ -173,7 +223,7 @@ def test_words_the_model_never_saw_are_named(
     model: DemoModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """The demo model's world is small; a newcomer is told so instead of wondering."""
-    monkeypatch.setattr(command, "load_model", lambda: model)
+    monkeypatch.setattr(command, "load_model", lambda *_: model)
     assert command.main(["a dragon over a boat", "--steps", "1", "--output", str(tmp_path / "a.png")]) == 0
     assert "never seen: dragon" in capsys.readouterr().out
 

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from asyndm_core.attention import spread_blocks
 from asyndm_core.hooks import hooked
-from asyndm_core.hosts.diffusers_transformers import DiffusersTransformerHost, evenly, make_flow_clock, patch_of
+from asyndm_core.hosts.diffusers_transformers import DiffusersTransformerHost, make_flow_clock, patch_of
 from asyndm_core.regions import Regions, Target, TimestepMap, make_plan
 from asyndm_core.run import generate
 from asyndm_core.samplers import find_sampler
@@ -100,7 +101,7 @@ def by_z_image(network: nn.Module, x: Tensor, sigma: Tensor, prompt: Mapping[str
 
 class Tiny(NamedTuple):
     """make: the network. plain: it, called as its pipeline does. prompt: what it is told. opens: the picture comes first in
-    its attention. text: the first of the text's tokens, and how many they are, filled up. depth: of the blocks to be read."""
+    its attention. text: the first of the text's tokens, and how many they are, filled up. depth: of the blocks with both."""
 
     make: Callable[[], nn.Module]
     plain: Callable[[nn.Module, Tensor, Tensor, Mapping[str, Tensor]], Tensor]
@@ -286,7 +287,7 @@ def test_attention_that_pytorch_is_not_asked_for_is_said(monkeypatch: pytest.Mon
         host.denoise(random(1, CHANNELS, *SIZE), torch.full((1, 1, *SIZE), 0.5), watch=True)
 
 
-def test_evenly() -> None:
-    assert evenly(57, 0.25, 0.35, 4) == {15, 16, 18, 19}
-    assert evenly(3, 0.9, 1.0, 4) == {1}
-    assert evenly(30, 0.5, 0.65, 4) == {15, 16, 18, 19}
+def test_blocks_are_spread_over_a_part_of_the_depth() -> None:
+    assert spread_blocks(19, 0.75, 1.0, 4) == {15, 16, 17, 18}
+    assert spread_blocks(3, 0.9, 1.0, 4) == {1}
+    assert spread_blocks(30, 0.5, 0.65, 4) == {15, 16, 18, 19}
