@@ -13,7 +13,9 @@ import torch
 from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap
 from asyndm_pack.demo import config
 from asyndm_pack.demo.model import FlowModel, build_transformer, flow_velocity, load_transformer, sample
+from asyndm_pack.demo.sample import Settings, sample_demo
 from asyndm_pack.nodes.comfy.families import family_of
+from asyndm_pack.nodes.cross_attention_mask import CrossAttentionMask
 from asyndm_pack.nodes.demo_model import DemoModel, load_demo_model, transformer_state
 from asyndm_pack.nodes.ksampler import AsynDMKSampler
 from comfy.ldm.flux.model import Flux
@@ -113,6 +115,20 @@ def test_asyndm_ksampler_without_strength_is_the_stock_one(comfy_parts, sampler:
 
     assert torch.equal(ours(0.0), stock["samples"])
     assert (ours(0.7) - stock["samples"]).abs().max() > 0.1
+
+
+def test_words_are_followed_as_without_comfyui(comfy_parts, trained: FlowModel) -> None:
+    """Cross-Attention Mask, AsynDM KSampler and VAE Decode give the core's own run on diffusers' network, mask for mask."""
+    model, clip, vae = comfy_parts
+    CrossAttentionMask.GET_SCHEMA()
+    positive, regions = CrossAttentionMask.execute(clip, PROMPT, "green boat, two moons:0.5", 1.0, "every step").result
+    AsynDMKSampler.GET_SCHEMA()
+    asked, image = TimestepMap(regions, strength=0.8), EmptyLatentImage().generate(128, 128, 1)[0]
+    settings = (asked, 8, 6, 4.5, "euler", "simple", positive, prompts(clip)[1], image, 1.0)
+    latent, masks = AsynDMKSampler.execute(model, *settings).result[:2]
+    expected = sample_demo(trained, PROMPT, asked, [8], Settings(steps=6))
+    torch.testing.assert_close(masks, expected.record.masks(16, 16)[0], atol=1e-3, rtol=0)
+    torch.testing.assert_close(VAEDecode().decode(vae, latent)[0], expected.images, atol=1e-3, rtol=1e-4)
 
 
 def test_it_is_served(comfy_parts) -> None:
