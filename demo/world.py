@@ -70,6 +70,7 @@ HABIT_PLACE = {
 }  # fmt: skip
 SKY_KINDS = ("sun", "moon")
 SEATS = ("house", "car", "ball", "cat")
+"""What another thing may stand on in training."""
 
 HELD_OUT_COLOURS = frozenset({("boat", "green"), ("moon", "red"), ("house", "purple"), ("cat", "blue")})
 """(kind, colour) never seen in training."""
@@ -199,6 +200,18 @@ def sample_scene(rng: np.random.Generator, held_out: bool = False) -> Scene:
     while True:
         scene = _propose(rng, *((0.15, TEST_AMOUNTS) if held_out else (0.45, TRAINING_AMOUNTS)))
         if any(scene.held_out_combinations()) == held_out and not scene.held_out_counts() and _is_clear(scene):
+            return scene
+
+
+def sample_stack(rng: np.random.Generator) -> Scene:
+    """Draws a scene at random of one thing on another that nothing stands on in training. Both colours are named."""
+    while True:
+        kinds = [str(rng.choice(KINDS)), str(rng.choice([kind for kind in KINDS if kind not in SEATS]))]
+        colours = [_colour(rng, kind, 0.15) for kind in kinds]
+        place, things = str(rng.choice(list(PLACES))), _stack(rng, kinds)
+        groups = tuple(Group(kind, colours[n], tuple(things[n])) for n, kind in enumerate(kinds))
+        scene = Scene(place, groups, ((0, "on", 1),), ("on",))
+        if kinds[0] != kinds[1] and _is_clear(scene):
             return scene
 
 

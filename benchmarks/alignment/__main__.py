@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--prompts", type=int, default=PROMPTS)
     kinds = "; ".join(f"{kind}: {what}" for kind, what in KINDS_OF_PROMPT.items())
-    parser.add_argument("--kind", choices=KINDS_OF_PROMPT, default="rare", help=kinds)
+    parser.add_argument("--kind", choices=KINDS_OF_PROMPT, default="stacks", help=kinds)
     parser.add_argument("--arms", nargs="*", default=[], help="names of arms; without: those of the table")
     parser.add_argument("--sweeps", action="store_true", help="also the sweeps of strength, curve, threshold, steps, ...")
     parser.add_argument("--seed", type=int, default=31, help="of the choice of prompts")

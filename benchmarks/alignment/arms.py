@@ -5,22 +5,38 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from asyndm_core.curves import CURVES
+import torch
+from torch import Tensor
+
+from asyndm_core.curves import CURVES, Curve, Strength, Track
 from asyndm_core.regions import Regions, Target, TimestepMap
 from demo.sample import Settings
 
 from .readings import Reading
+
+HELD, CAUGHT_UP = 0.3, 0.6
+"""Shares of the schedule: until where ``at_once`` keeps its lag, and where it has none any more."""
+
+
+def at_once(state: Tensor, rest: int, strength: Strength, track: Track) -> Tensor:
+    """A curve that stands still until it lags by a fifth of the schedule times ``strength``, and has caught up early.
+
+    That is 3 of 20 steps with strength 0.75, all of them until step 6, none from step 12 on.
+    """
+    gone = 1 - (rest - 1) / track.intervals
+    most = 0.2 * torch.as_tensor(strength) * min(1.0, max(0.0, (CAUGHT_UP - gone) / (CAUGHT_UP - HELD)))
+    return torch.minimum(state, track.end + track.unit * (rest - 1 + track.intervals * most.clamp(max=gone)))
 
 
 @dataclass(frozen=True)
 class Arm:
     """One way to sample.
 
-    name: in tables and files. timestep_map: its targets are filled in per prompt. strengths: of a prompt's first thing and
-    its second, None for the map's. painted: where the regions are painted, instead of following the words: where the
-    scene's drawing has its things ("drawn"), or where the picture of the arm ``compare`` shows some ("seen"). reading: how
-    regions are read from attention. peer: the ComfyUI node that patches the model ("pag", "freeu"), or None. compare: the
-    arm to compare with, None for the first of all.
+    name: in tables and files. timestep_map: its targets are filled in per prompt. curve: in the place of its curve.
+    strengths: of a prompt's first thing and its second, None for the map's. painted: where the regions are painted, instead
+    of following the words: where the scene's drawing has its things ("drawn"), or where the picture of the arm ``compare``
+    shows some ("seen"). reading: how regions are read from attention. peer: the ComfyUI node that patches the model ("pag",
+    "freeu"), or None. compare: the arm to compare with, None for the first of all.
     """
 
     name: str
@@ -29,6 +45,7 @@ class Arm:
     strengths: tuple[float, float] | None = None
     painted: Literal["no", "drawn", "seen"] = "no"
     reading: Reading = field(default_factory=Reading)
+    curve: Curve | None = None
     peer: str | None = None
     compare: str | None = "synchronous"
 
@@ -54,12 +71,15 @@ ARMS = (
     Arm("fixed regions", TimestepMap(Regions(update="fixed"))),
     Arm("drawn regions", TimestepMap(Regions()), painted="drawn"),
     Arm("seen regions", TimestepMap(Regions()), painted="seen"),
+    Arm("threshold 2", TimestepMap(Regions(threshold=2.0))),
+    Arm("lag at once", TimestepMap(Regions(), strength=0.75), curve=at_once),
+    Arm("things ahead", TimestepMap(Regions(), strength=0.5), reading=Reading(inverse=True), curve=at_once),
     Arm("cfg 7", settings=Settings(cfg=7.0)),
     Arm("40 steps", settings=Settings(steps=40)),
     Arm("PAG", peer="pag"),
     Arm("FreeU", peer="freeu"),
 )
-"""The table in the README."""
+"""The table. lag at once, things ahead: see ``at_once``; 3 steps for the things, or 2 for all the rest."""
 
 
 def _pair(name: str, settings: Settings) -> list[Arm]:

@@ -34,6 +34,7 @@ class Reading:
     automatic: a strength of its own for every region and step, by what is seen (see ``automatic_strength``). Needs a
     timestep map with feathered regions.
     factor: the layers that are read, by how much smaller than the latents they are; None for the pack's choice.
+    inverse: the regions are what no target holds, as one region, the first.
     """
 
     memory: float = 0.0
@@ -42,6 +43,7 @@ class Reading:
     soft: bool = False
     automatic: Literal["none", "small", "sure", "neglected"] = "none"
     factor: int | None = None
+    inverse: bool = False
 
     def columns(self, model: DemoModel, scenes: Sequence[Scene], words: int) -> Tensor:
         """(B, tokens, words): whose attention is wanted; with one more at the end for all words of the prompt together."""
@@ -76,6 +78,8 @@ class Weigher:
             return torch.zeros(len(plan.regions), *shape, device=device)
         kept = Attention(self._kept, attention.weight[:, :count])
         found = soft_weights(plan, self._kept, shape) if reading.soft else weights(plan, kept, shape, device)
+        if reading.inverse:
+            return torch.cat([1 - found.amax(dim=0, keepdim=True), torch.zeros_like(found[1:])])
         return found if reading.automatic == "none" else found * automatic_strength(plan, self._kept, found, reading.automatic)
 
 

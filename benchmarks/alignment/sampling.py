@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 from torch import Tensor
 
+from asyndm_core.curves import CURVES
 from asyndm_core.regions import Plan, make_plan
 from asyndm_core.run import Snapshot
 from demo.config import FACTOR
@@ -21,6 +24,8 @@ from .readings import Weigher
 from .scenes import batches, drawn_regions, seen_regions
 
 BATCH = 32
+OWN = "the arm's own"
+"""The name of a curve that only the run of its arm knows."""
 
 
 def plan_of(arm: Arm, scenes: Sequence[Scene], shown: np.ndarray | None = None) -> Plan:
@@ -35,7 +40,8 @@ def plan_of(arm: Arm, scenes: Sequence[Scene], shown: np.ndarray | None = None) 
     else:
         regions = replace(regions, mask=seen_regions(shown), mask_mode="replace")
     size = (arm.settings.height // FACTOR, arm.settings.width // FACTOR)
-    return make_plan(replace(arm.timestep_map, regions=regions), *size)
+    plan = make_plan(replace(arm.timestep_map, regions=regions), *size)
+    return plan if arm.curve is None else replace(plan, regions=tuple(replace(r, curve=OWN) for r in plan.regions))
 
 
 def latents_of(
@@ -45,10 +51,11 @@ def latents_of(
     """The latents (B, 12, h, w) of scenes with equally many groups, by the core alone. shown: see ``plan_of``."""
     plan = plan_of(arm, scenes, shown)
     columns = arm.reading.columns(model, scenes, len(plan.words))
-    return sample_plan(
-        model, [scene.prompt() for scene in scenes], columns, plan, seeds, arm.settings, on_step=on_step,
-        weigh=Weigher(arm.reading), factor=arm.reading.factor,
-    )  # fmt: skip
+    with nullcontext() if arm.curve is None else patch.dict(CURVES, {OWN: arm.curve}):
+        return sample_plan(
+            model, [scene.prompt() for scene in scenes], columns, plan, seeds, arm.settings, on_step=on_step,
+            weigh=Weigher(arm.reading), factor=arm.reading.factor,
+        )  # fmt: skip
 
 
 def sample_arm(

@@ -14,9 +14,10 @@ from demo.config import MAX_TOKENS, PICTURE_SIZE
 from demo.model import DemoModel
 from demo.sample import token_positions
 from demo.scorer import read
-from demo.world import PLACES, Scene, sample_scene
+from demo.world import PLACES, Scene, sample_scene, sample_stack
 
 KINDS_OF_PROMPT = {
+    "stacks": "one thing on another that nothing stood on in training",
     "rare": "combinations that were never trained on",
     "common": "combinations as in training",
     "hard": "never trained on, all with two groups of things",
@@ -27,9 +28,11 @@ KINDS_OF_PROMPT = {
 def choose_scenes(count: int, seed: int, kind: str = "rare") -> list[Scene]:
     """``count`` scenes of a kind, in turn with one group of things (one to three of them) and two groups in a relation.
 
-    The same scenes for the same seed. Scenes with three groups are left out: the demo model never gets one right. "places"
-    shows the same things six times, and so gives a multiple of six scenes.
+    The same scenes for the same seed. "places" shows the same things six times, and so gives a multiple of six scenes.
     """
+    if kind == "stacks":
+        rng = np.random.default_rng(seed)
+        return [sample_stack(rng) for _ in range(count)]
     if kind == "hard":
         return [scene for scene in choose_scenes(2 * count, seed) if len(scene.groups) == 2]
     if kind == "places":

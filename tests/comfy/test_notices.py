@@ -123,7 +123,7 @@ THINGS = (
 
 @pytest.mark.parametrize("typed", ["", THINGS], ids=["chosen automatically", "13 targets"])
 def test_a_long_prompt_leaves_room_or_it_is_said(typed: str, lines: Callable) -> None:
-    """What is chosen by itself leaves a tenth of the picture to run ahead; where too much is named, the notice comes."""
+    """At most three things are chosen; whoever chose, where less than a tenth of the picture can run ahead, the notice comes."""
     model, clip, _ = load_demo_model()
     conditioning, regions = CrossAttentionMask.execute(clip, LONG, typed, 1.0, "every step").result
     (negative,) = comfy_nodes.CLIPTextEncode().encode(clip, "")
@@ -139,4 +139,4 @@ def test_a_long_prompt_leaves_room_or_it_is_said(typed: str, lines: Callable) ->
         assert len(said) == 1 and "% of the picture can run ahead" in said[0]
     else:
         assert [target.text for target in regions.targets] == ["green boat", "sea", "two moons"]
-        assert not crowded and said == []
+        assert len(said) == crowded

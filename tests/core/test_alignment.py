@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from asyndm_core.attention import Attention
+from asyndm_core.curves import Track
 from asyndm_core.regions import Regions, Target, TimestepMap, make_plan, weights
 from benchmarks.alignment.__main__ import chosen_arms
-from benchmarks.alignment.arms import ARMS, ASYNCHRONOUS, Arm
+from benchmarks.alignment.arms import ARMS, ASYNCHRONOUS, Arm, at_once
 from benchmarks.alignment.masks import figures
 from benchmarks.alignment.readings import Reading, Weigher, automatic_strength
 from benchmarks.alignment.report import compare, count_all
@@ -20,7 +21,7 @@ from benchmarks.alignment.scenes import batches, choose_scenes, drawn_regions, s
 from demo.model import load
 from demo.sample import Settings, sample_demo
 from demo.scorer import read
-from demo.world import PLACES, draw
+from demo.world import PLACES, SEATS, draw
 
 
 def test_scenes_are_held_out_and_reproducible() -> None:
@@ -36,6 +37,26 @@ def test_the_same_things_stand_in_all_places() -> None:
     scenes = choose_scenes(12, 5, "places")
     assert [scene.place for scene in scenes] == list(PLACES) * 2 and all(scene.place_named for scene in scenes)
     assert len({scene.groups for scene in scenes[:6]}) == 1 and scenes[0].groups != scenes[6].groups
+
+
+def test_stacks_stand_on_what_nothing_stands_on_in_training() -> None:
+    scenes = choose_scenes(30, 5, "stacks")
+    assert scenes == choose_scenes(30, 5, "stacks")
+    assert all(scene.links == ((0, "on", 1),) and scene.groups[1].kind not in SEATS for scene in scenes)
+    hits = count_all(np.stack([draw(scene, np.random.default_rng(n)) for n, scene in enumerate(scenes)]), scenes)
+    assert hits["whole"].all()
+
+
+def test_a_lag_at_once() -> None:
+    """Three of 20 steps after three, still so after six, none from step 12 on; and never back."""
+    states = [torch.tensor([20.0])]
+    for step in range(20):
+        states.append(at_once(states[-1], 20 - step, torch.tensor([0.75]), Track(0.0, 1.0, 20)))
+    lags = [float(state) - (20 - step) for step, state in enumerate(states)]
+    wanted = [0, 1, 2, 3, 3, 3, 3, 2.5, 2, 1.5, 1, 0.5, *[0] * 9]
+    assert lags == pytest.approx(wanted, abs=1e-5)
+    late = [float(at_once(torch.tensor([state]), 10, 0.75, Track(0.0, 1.0, 20))) for state in (12.0, 9.25)]
+    assert late == pytest.approx([9.5, 9.25])
 
 
 def test_batches_hold_every_scene_once() -> None:
@@ -128,6 +149,12 @@ def test_a_window_trusts_only_its_steps_and_soft_regions_are_proportional() -> N
     ramp = torch.linspace(0, 2, 16).view(1, 1, 4, 4).expand(2, 2, 4, 4)  # mean 1
     soft = Weigher(Reading(soft=True))(PLAN, of_all(ramp), SHAPE, CPU)
     assert (soft - ((ramp.movedim(1, 0) - 0.5) / 1.5).clamp(0, 1)).abs().max() < 1e-6
+
+
+def test_an_inverse_reading_is_what_no_target_holds() -> None:
+    seen = attention_of(1)
+    plain, inverse = (Weigher(Reading(inverse=inverse))(PLAN, seen, SHAPE, CPU) for inverse in (False, True))
+    assert torch.equal(inverse[0], 1 - plain.amax(dim=0)) and not inverse[1:].any()
 
 
 def test_automatic_strengths_are_their_closed_forms() -> None:
