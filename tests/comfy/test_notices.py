@@ -123,7 +123,7 @@ THINGS = (
 
 @pytest.mark.parametrize("typed", ["", THINGS], ids=["chosen automatically", "13 targets"])
 def test_a_long_prompt_leaves_room_or_it_is_said(typed: str, lines: Callable) -> None:
-    """At most three things are chosen; whoever chose, where less than a tenth of the picture can run ahead, the notice comes."""
+    """At most three things are chosen; whoever chose, where less than a tenth of the picture can run ahead, it is said."""
     model, clip, _ = load_demo_model()
     conditioning, regions = CrossAttentionMask.execute(clip, LONG, typed, 1.0, "every step").result
     (negative,) = comfy_nodes.CLIPTextEncode().encode(clip, "")
