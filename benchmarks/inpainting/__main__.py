@@ -7,7 +7,7 @@ Drawings of the demo world with a hole where one of their things stands. Task "r
 there. Task "remove": it names only what is left. Task "edit": as replace, but without a mask: the new thing's word is looked
 for in the drawing (region_denoise and background_denoise). Every arm draws the same cases from the same seeds; differences are
 paired. Pictures are kept in OUT/pictures, so that a second call only measures them; --arms samples some only, --peers what
-others do, too. --steps, --cfg, --sampler and --eta hold for all arms.
+others do, too. --steps, --cfg, --sampler and --eta hold for all arms; so does --network, which of the demo models it is.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from asyndm_core.attention import token_columns
 from asyndm_core.regions import make_plan
 from demo.config import MAX_TOKENS
 from demo.evaluate import to_pixels
-from demo.model import DemoModel, load
+from demo.model import DemoModel, FlowModel, load, load_transformer
 from demo.sample import SAMPLER_NAMES, Settings, decode, sample_plan, token_positions
 from demo.scorer import score
 
@@ -56,13 +56,13 @@ Results = dict[str, dict[str, np.ndarray]]
 """By arm and figure: one number for each case."""
 
 
-def decoded(model: DemoModel, latents: Tensor) -> np.ndarray:
+def decoded(model: DemoModel | FlowModel, latents: Tensor) -> np.ndarray:
     """Latents -> uint8 pictures (B, 128, 128, 3)."""
     return to_pixels(decode(model, latents).movedim(-1, 1))
 
 
 def sample_arm(
-    arm: Arm, model: DemoModel, cases: Sequence[Case], seeds: Sequence[int], settings: Settings
+    arm: Arm, model: DemoModel | FlowModel, cases: Sequence[Case], seeds: Sequence[int], settings: Settings
 ) -> np.ndarray:  # fmt: skip
     """Pictures of an arm, uint8 (B, 128, 128, 3)."""
     timestep_map, inpaint = arm.timestep_map, arm.given(model, cases)
@@ -79,7 +79,7 @@ def sample_arm(
 
 
 def pictures_of(
-    arm: Arm, model: DemoModel, cases: Sequence[Case], folder: Path, first_seed: int, settings: Settings
+    arm: Arm, model: DemoModel | FlowModel, cases: Sequence[Case], folder: Path, first_seed: int, settings: Settings
 ) -> np.ndarray:  # fmt: skip
     """Pictures of an arm, uint8 (N, 128, 128, 3): from the folder if they are there, else sampled and kept."""
     path = folder / f"{arm.name.replace(' ', '_').replace(',', '')}_{len(cases)}.npz"
@@ -147,6 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     usual = [arm.name for arm in ARMS + EDITS]
     parser.add_argument("--arms", nargs="*", choices=[arm.name for arm in EVERY_ARM], default=usual)
     parser.add_argument("--peers", action="store_true", help="what others do, too; two of them take 6 times as long")
+    parser.add_argument("--network", choices=["unet", "transformer"], default="unet")
     parser.add_argument("--seed", type=int, default=41, help="of the choice of cases")
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help="of the noise")
     parser.add_argument("--steps", type=int, default=20)
@@ -156,9 +157,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=RESULTS)
     flags = parser.parse_args(arguments)
+    if flags.network == "transformer" and (flags.peers or {arm.name for arm in PEERS} & {*flags.arms}):
+        parser.error("What others do is measured on the UNet: leave --peers and its arms out, or --network.")
     torch.set_num_threads(flags.threads)
     settings = Settings(flags.steps, flags.cfg, flags.sampler, flags.eta)
-    model = load()
+    model = load_transformer() if flags.network == "transformer" else load()
     for task in flags.tasks:
         known = EDITS if task == "edit" else ARMS + PEERS
         chosen = {known[0].name, *flags.arms, *(arm.name for arm in PEERS if flags.peers)}
@@ -170,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         floor = decoded(model, encoded(model, [case.empty for case in cases]))
         results["nothing in the hole (true drawing through the autoencoder)"] = measured(floor, cases)
         sampler = settings.sampler if settings.eta is None else f"{settings.sampler} with eta {settings.eta:g}"
-        how = f"{settings.steps} steps of {sampler}, cfg {settings.cfg:g}"
+        how = f"{flags.network}, {settings.steps} steps of {sampler}, cfg {settings.cfg:g}"
         report(flags.out / task, f"Task {task}, {len(cases)} pictures of seed {flags.seed}, {how}.", cases, pictures, results)
     return 0
 

@@ -15,7 +15,7 @@ from asyndm_core.clock import Clock
 from asyndm_core.regions import Plan, Regions, Target, TimestepMap
 from asyndm_core.run import Ahead, known_progress
 from demo.config import FACTOR
-from demo.model import DemoModel
+from demo.model import Parts
 from demo.sample import Inpaint, Settings
 
 from .cases import Case
@@ -28,7 +28,7 @@ MANY = 6
 """LanPaint's evaluations of the model for each step: its five inner ones and the step's own."""
 
 
-def encoded(model: DemoModel, pictures: Sequence[np.ndarray]) -> Tensor:
+def encoded(model: Parts, pictures: Sequence[np.ndarray]) -> Tensor:
     """uint8 pictures -> their latents."""
     images = torch.from_numpy(np.stack(pictures)).movedim(-1, 1) / 127.5 - 1
     with torch.no_grad():
@@ -45,17 +45,17 @@ def latent_holes(cases: Sequence[Case]) -> Tensor:
     return holes(cases)[:, None, ::FACTOR, ::FACTOR]
 
 
-def drawings(model: DemoModel, cases: Sequence[Case]) -> Inpaint:
+def drawings(model: Parts, cases: Sequence[Case]) -> Inpaint:
     """The drawings with their holes, as Set Latent Noise Mask gives them."""
     return Inpaint(encoded(model, [case.drawing for case in cases]), latent_holes(cases))
 
 
-def whole_drawings(model: DemoModel, cases: Sequence[Case]) -> Inpaint:
+def whole_drawings(model: Parts, cases: Sequence[Case]) -> Inpaint:
     """The drawings, all of which may change: nobody says where."""
     return drawings(model, cases)._replace(mask=torch.ones_like(latent_holes(cases)))
 
 
-def greyed(model: DemoModel, cases: Sequence[Case]) -> Inpaint:
+def greyed(model: Parts, cases: Sequence[Case]) -> Inpaint:
     """As VAE Encode (for Inpainting) gives them: grey in the hole before they are encoded; the hole grown by 6 / 2 pixels.
 
     On the grid of the latents that is the hole: ComfyUI looks in the middle between two samples.
@@ -65,7 +65,7 @@ def greyed(model: DemoModel, cases: Sequence[Case]) -> Inpaint:
     return Inpaint(encoded(model, pictures), F.interpolate(grown, scale_factor=1 / FACTOR, mode="bilinear"))
 
 
-def soft(model: DemoModel, cases: Sequence[Case]) -> Inpaint:
+def soft(model: Parts, cases: Sequence[Case]) -> Inpaint:
     """The drawings with soft edges around their holes, for Differential Diffusion."""
     return drawings(model, cases)._replace(mask=soft_edge(latent_holes(cases)), around=DifferentialHost)
 
@@ -90,7 +90,7 @@ class Arm:
     painted: bool = False
     what: str = ""
     ahead: Ahead = known_progress
-    given: Callable[[DemoModel, Sequence[Case]], Inpaint] = drawings
+    given: Callable[[Parts, Sequence[Case]], Inpaint] = drawings
     changed: Callable[[Settings], Settings] = lambda settings: settings
 
     @property
