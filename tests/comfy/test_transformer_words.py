@@ -96,8 +96,8 @@ def overridden(patched: comfy.model_patcher.ModelPatcher, override: Any) -> comf
 
 
 def picture(name: str, batch: int = 1) -> dict[str, Any]:
-    """A LATENT of 4 x 5 tokens, the last row of them cut off where the family takes that. (E1's must fit its reference.)"""
-    if name == "HiDream-E1":
+    """A LATENT of 4 x 5 tokens, the last row of them cut off where the family takes that; larger where the reference is."""
+    if name in ("HiDream-E1", "Qwen-Image-Edit 2511"):
         return empty(name, batch)
     height, width = family_of(transformer(name).model.diffusion_model).patch_of(transformer(name).model.diffusion_model)
     return empty(name, batch, (4 * height - (name in PLAIN and height == 2), 5 * width))
