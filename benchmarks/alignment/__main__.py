@@ -5,7 +5,7 @@
     python -m benchmarks.alignment --kind places --arms synchronous asynchronous concave
     python -m benchmarks.alignment --weights FILE --arms synchronous asynchronous concave      # --busy, if it is of busy places
 
-Prompts of combinations that the demo model never saw, the same seed for every arm, judged by the demo world's scorer.
+Prompts of what the demo model never saw, the same seed for every arm, judged by the demo world's scorer.
 Pictures are kept in OUT/pictures, so that a second call only scores them. Several calls with other --arms may fill the
 same folder at once. Arms of other nodes (PAG, FreeU) need a ComfyUI, else they are left out and said so.
 """
@@ -31,7 +31,7 @@ from demo.world import Scene
 
 from .. import real_comfyui
 from .arms import ARMS, ASYNCHRONOUS, SYNCHRONOUS, Arm, sweeps
-from .report import FIGURES, by_kind, compare, count_all, sheet, sweep_plot, table
+from .report import FIGURES, by_kind, compare, count_all, measure_all, measure_table, sheet, sweep_plot, table
 from .sampling import latents_of, sample_arm
 from .scenes import KINDS_OF_PROMPT, choose_scenes, facts
 
@@ -167,6 +167,7 @@ def report(
     prompts = [facts(scene) for scene in scenes]
     if {on, off} <= results.keys():
         text += "\n" + by_kind(results, prompts, on, off)
+    text += "\n" + measure_table({arm: measure_all(shown, scenes) for arm, shown in pictures.items()}, compared)
     if {on, off} <= pictures.keys():
         wins = sheet(pictures[off], pictures[on], results[off]["whole"], results[on]["whole"], scenes)
         wins.save(folder / "wins_and_losses.jpg", quality=88)

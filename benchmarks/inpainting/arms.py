@@ -128,7 +128,7 @@ ARMS = _arms()
 
 def _edits() -> tuple[Arm, ...]:
     word = TimestepMap(Regions((Target("the thing"),), grow=1), strength=0.0)
-    shares = [(0.7, 0.7), (0.7, 0.3), (1.0, 0.3), (1.0, 0.0)]
+    shares = [(0.7, 0.7), (0.7, 0.3), (0.85, 0.3), (1.0, 0.3), (1.0, 0.0)]
     first, *others = (
         Arm(
             f"region {region:g}, background {background:g}{f', ahead {lead:g}' if lead else ''}",

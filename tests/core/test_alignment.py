@@ -15,7 +15,7 @@ from benchmarks.alignment.__main__ import chosen_arms
 from benchmarks.alignment.arms import ARMS, ASYNCHRONOUS, Arm, at_once
 from benchmarks.alignment.masks import figures
 from benchmarks.alignment.readings import Reading, Weigher, automatic_strength
-from benchmarks.alignment.report import compare, count_all
+from benchmarks.alignment.report import compare, count_all, measure_all
 from benchmarks.alignment.sampling import latents_of, plan_of
 from benchmarks.alignment.scenes import batches, choose_scenes, drawn_regions, seen_regions
 from demo.model import load
@@ -85,6 +85,19 @@ def test_true_drawings_count_as_right() -> None:
     assert hits["missing"].mean() < 0.05 and hits["bound_wrong"].mean() < 0.05
     swapped = count_all(np.stack([draw(scene, np.random.default_rng(0)) for scene in reversed(scenes)]), scenes)
     assert swapped["whole"].mean() < 0.1 and swapped["missing"].mean() > 0.8
+
+
+def test_measures_of_true_drawings() -> None:
+    """Things of a stack are three pixels apart, one above the other, as large as drawn; nothing where one is missing."""
+    scenes = choose_scenes(20, 5, "stacks")
+    pictures = np.stack([draw(scene, np.random.default_rng(n)) for n, scene in enumerate(scenes)])
+    measured = measure_all(pictures, scenes)
+    assert measured["likeness"].min() > 70
+    assert measured["gap"].min() >= 0 and measured["gap"].max() < 12 and measured["aside"].max() < 6  # trunks have no colour
+    things = [[thing for group in scene.groups for thing in group.things] for scene in scenes]
+    wanted = np.array([100 * sum(t.width * t.height for t in each) / 128**2 for each in things])
+    assert np.abs(measured["size"] / wanted - 1).max() < 0.25
+    assert np.isnan(measure_all(pictures[1:], scenes[:-1])["gap"]).mean() > 0.8
 
 
 def test_compare_is_mcnemar() -> None:
