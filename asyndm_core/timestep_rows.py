@@ -569,7 +569,10 @@ TURNED = ("T", "mT", "H", "mH", "real", "imag", "data")
 HOMES = (Tensor, torch, torch.nn.functional, torch.special)
 
 RULES: dict[Any, Rule] = {
-    getattr(home, name): rule for name, rule in BY_NAME.items() for home in HOMES if callable(getattr(home, name, None))
+    getattr(home, name): rule
+    for name, rule in BY_NAME.items()
+    for home in HOMES
+    if callable(getattr(home, name, None)) and not name.startswith("__r")  # torch.compile takes those for other functions
 } | {owner.__get__: _others if name in TURNED else _plain for name, owner in PROPERTIES.items()}
 """The rule of every function by the function itself: torch.compile follows that without a break."""
 

@@ -77,7 +77,7 @@ def _always(network: nn.Module) -> bool:
 
 def _picture_first(network: nn.Module) -> bool:
     """Newer ComfyUI put the text of Hunyuan models first."""
-    return "torch.cat((img, txt), 1)" in inspect.getsource(type(network).forward_orig)
+    return "torch.cat((img, txt), 1)" in inspect.getsource(network.forward_orig)
 
 
 def _second_half(network: nn.Module, entries: int) -> Columns:
@@ -198,4 +198,5 @@ def why_not(network: nn.Module) -> str | None:
 
 
 def _key(network: nn.Module) -> str:
+    network = getattr(network, "_orig_mod", network)  # torch.compile's
     return f"{type(network).__module__}.{type(network).__qualname__}".removeprefix("comfy.ldm.")

@@ -119,9 +119,10 @@ class Transformer:
 
 
 def _hooked_modules(network: nn.Module, family: Family) -> _Modules:
-    """Look a network's modules up."""
+    """Look a network's modules up, by their names before torch.compile put other modules around some of them."""
     found = _Modules([], [], [])
-    for name, module in network.named_modules():
+    for wrapped_name, module in network.named_modules():
+        name = wrapped_name.replace("_orig_mod.", "")
         if any(re.search(pattern, name) for pattern in family.text):
             found.text.append(module)
         found.both.extend((module, columns) for pattern, columns in family.columns if re.search(pattern, name))

@@ -22,10 +22,12 @@ from typing import Any
 
 import comfy.hooks
 import comfy.model_base
+import families as tested
 import pytest
 import torch
 from asyndm_pack.asyndm_core.embedding import PixelTimesteps
 from asyndm_pack.asyndm_core.regions import Regions, Target
+from asyndm_pack.nodes.comfy import families as known
 from asyndm_pack.nodes.comfy.guidance import with_own_sigmas
 from comfy import gligen
 from comfy.ldm.modules.attention import BasicTransformerBlock
@@ -324,7 +326,12 @@ ELSEWHERE = (
         "not run on one: no float64 and only operators that PyTorch has there, checked in every sampler",
         "test_machines",
     ),
-    ("SkipLayerGuidance and other nodes for transformers", "not applicable", "AsynDM samples UNets", "test_errors"),
+    (
+        "CFGZeroStar, CFGNorm, SkipLayerGuidanceDiT, RescaleCFG, Differential Diffusion, shifts, areas on transformers",
+        "yes",
+        "tested with Flux.1 and Qwen-Image",
+        "test_transformers",
+    ),
     ("Textual inversion, weights, long prompts", "yes", "", "test_tokens"),
     ("Wrappers and patches of other packs", "yes", "they are called as before", "test_state"),
     ("Tiles and context windows within one sampling", "refused", "they cut the latents under the map", "test_errors"),
@@ -341,7 +348,14 @@ ELSEWHERE = (
         "test_other_packs",
     ),
     ("Samplers without a per-pixel formula", "refused", "the message lists those that have one", "test_errors"),
-    ("Transformers and video models", "refused", "UNets of the SD1.x, SD2.x and SDXL families only", "test_errors"),
+    ("Diffusion transformers of images", "yes", "the families below", "test_transformers"),
+    (
+        "Transformers with quantised weights, LoRA, torch.compile",
+        "yes",
+        "layers that compute in fp8 see ordinary batches; LoRA applied on the fly too; one more graph for maps",
+        "test_transformer_machines",
+    ),
+    ("Other transformers, and video models", "refused", "by name, with the reason where there is one", "test_transformers"),
 )
 """Rows whose tests are in other files: name, verdict, note, file."""
 
@@ -455,6 +469,33 @@ ran, 174 pictures and 11 errors that ComfyUI's own nodes give alike, within two 
 """For the page; figures that were seen, not made by this test."""
 
 
+FAMILIES_HEAD = """## Diffusion transformers
+
+Every token of the picture has its own timestep, exactly: on tiny random models of ComfyUI's own classes, what asks for nothing
+is stock, with attention that lets nothing through every token is what it would be at its own timestep everywhere, and with
+attention each evaluation equals an independent reference (the network run on a copy of the picture for each timestep, their
+tokens exchanged before every layer). So do batches whose pictures have different maps, odd sizes and bfloat16. Text, and
+reference pictures, are told the noisiest level of their picture. Tested in both versions of ComfyUI where they have the family.
+
+| family | its network in comfy.ldm |
+|---|---|
+"""
+FAMILIES_TAIL = """
+A family is one row in `nodes/comfy/families.py` and one tiny model in `tests/comfy/families.py`. The row says what the network
+does not say itself: how large its tokens are, whether the picture comes first where it is joined to text, which modules
+modulate text alone, and what follows the picture's tokens in its stream. With the tiny model, `pytest --whole
+tests/comfy/test_transformers.py` shows whether the row is right: a timestep that it leaves unplaced raises, a wrong place fails
+the tests of tokens alone. A network that spreads its timestep in a new way may need a rule in `asyndm_core/timestep_rows.py`,
+never code of its own.
+"""
+
+
+def families() -> str:
+    """The families that there are, and with what they are tested."""
+    rows = "".join(f"| {family.name} | {network} |\n" for network, family in known.FAMILIES.items())
+    return f"{FAMILIES_HEAD}{rows}\nTested as {', '.join(tested.FAMILIES)}.\n{FAMILIES_TAIL}"
+
+
 def page() -> str:
     """docs/compatibility.md."""
     lines = [(row.name, "yes", row.note, "test_compatibility") for row in YES]
@@ -471,6 +512,7 @@ silently wrong picture.
 |---|---|---|---|
 {rows}
 
+{families()}
 {STRESS}
 """
 

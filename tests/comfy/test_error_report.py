@@ -30,7 +30,9 @@ def graph(targets: str = "boat", sampler: str = "euler", model: str | None = Non
             "regions": ["2", 1], "curve": "quadratic", "strength": 0.7, "mode": "asynchronous"}},
         "4": loader if model else {"class_type": "AsynDM_DemoModel", "inputs": {}},
         "5": {"class_type": "AsynDM_Apply", "inputs": {"model": ["4", 0], "timestep_map": ["3", 0], "preview": False}},
-        "6": {"class_type": "EmptyLatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1}},
+        "6": {"class_type": "EmptyHunyuanLatentVideo", "inputs": {"width": 128, "height": 128, "length": 5, "batch_size": 1}}
+        if model
+        else {"class_type": "EmptyLatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1}},
         "7": {"class_type": "KSampler", "inputs": {
             "model": ["5", 0], "seed": 1, "steps": 2, "cfg": 4.5, "sampler_name": sampler, "scheduler": "normal",
             "positive": ["2", 0], "negative": ["2", 0], "latent_image": ["6", 0], "denoise": 1.0}},
@@ -55,7 +57,7 @@ def failure(server: Server, prompt: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def unsupported(server: Server) -> str:
-    """The file of a tiny Stable Diffusion 3, a model that is not supported, in the server's folder."""
+    """The file of a tiny Stable Diffusion 3, which is given the latents of a video here, in the server's folder."""
     network = MMDiT(
         input_size=None, pos_embed_max_size=8, num_patches=64, depth=1, in_channels=16, adm_in_channels=2048,
         context_embedder_config={"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 64}},
@@ -90,8 +92,8 @@ def test_unsupported_model(server: Server, unsupported: str) -> None:
 
 
 def test_every_kind_of_error_goes_by_its_bare_name() -> None:
-    files = [path for folder in ("asyndm_core", "nodes") for path in (ROOT / folder).glob("[a-z]*.py")]
-    modules = [importlib.import_module(f"asyndm_pack.{path.parent.name}.{path.stem}") for path in files]
+    files = [path for folder in ("asyndm_core", "nodes", "nodes/comfy") for path in (ROOT / folder).glob("[a-z]*.py")]
+    modules = [importlib.import_module(".".join(("asyndm_pack", *path.relative_to(ROOT).with_suffix("").parts))) for path in files]
     own = {
         kind
         for module in modules

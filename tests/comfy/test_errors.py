@@ -310,7 +310,7 @@ def test_chained_maps_that_disagree() -> None:
 
 
 def test_unsupported_model() -> None:
-    """A real MMDiT, as of SD3: refused by its name, and it samples as before."""
+    """A transformer of another pack, made of a known one: refused by its name, and it samples as before."""
     config = {
         "in_channels": 4, "patch_size": 2, "depth": 1, "pos_embed_max_size": 8, "num_patches": 64, "input_size": None,
         "adm_in_channels": POOLED, "dtype": torch.float32,
@@ -319,6 +319,8 @@ def test_unsupported_model() -> None:
         },
     }  # fmt: skip
     dit = patcher(base_model(comfy.model_base.SD3, config, ModelType.FLOW, shift=3.0))
+    network = dit.model.diffusion_model
+    network.__class__ = type("MMDITOfAnotherPack", (type(network),), {"__module__": "custom_nodes.other"})
     with untouched(dit):
         says(UnsupportedModelError, lambda: ksampler(asyn(dit)), "SD3", "MMDIT", "SD1.x", "SDXL", "checkpoint", SWITCH_OFF)
         says(UnsupportedModelError, lambda: sampler_node(dit), "SD3")

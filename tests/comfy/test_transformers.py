@@ -19,12 +19,13 @@ from asyndm_pack.asyndm_core.embedding import PixelTimesteps
 from asyndm_pack.asyndm_core.grid import TokenGrid
 from asyndm_pack.asyndm_core.regions import Regions, Target
 from asyndm_pack.asyndm_core.run import Snapshot
+from asyndm_pack.asyndm_core.samplers import SAMPLERS
 from asyndm_pack.asyndm_core.timestep_rows import TimestepRows
 from asyndm_pack.nodes.comfy.conditioning import ANNOTATION, Annotation
 from asyndm_pack.nodes.comfy.model import UnsupportedModelError
 from asyndm_pack.nodes.comfy.network import network_of
-from families import FAMILIES, empty, make_transformer, prompt, random, transformer
-from tiny import asyn, difference, hooks_of, ksampler, painted, plain, same
+from families import FAMILIES, empty, make_transformer, pooled, prompt, random, transformer
+from tiny import asyn, difference, hooks_of, ksampler, node, painted, plain, same
 from torch import Tensor, nn
 
 TOLERANCE = 1e-5
@@ -317,6 +318,53 @@ def test_previews_get_latents_as_comfyui_has_them(name: str) -> None:
     )  # fmt: skip
     assert shapes == [(samples.shape, samples.shape)] * 3
     assert {snapshot.denoised.shape for snapshot in seen} == {(1, 16, 12, 16)}
+
+
+NODES: dict[str, Callable[[Any], Any]] = {
+    "CFGZeroStar": lambda m: node("nodes_cfg", "CFGZeroStar", m),
+    "CFGNorm": lambda m: node("nodes_cfg", "CFGNorm", m, 1.0),
+    "SkipLayerGuidanceDiT": lambda m: node("nodes_slg", "SkipLayerGuidanceDiT", m, 3.0, 0.0, 1.0, "1", "1"),
+    "ModelSamplingAuraFlow": lambda m: node("nodes_model_advanced", "ModelSamplingAuraFlow", m, 1.7),
+    "DifferentialDiffusion": lambda m: node("nodes_differential_diffusion", "DifferentialDiffusion", m),
+    "RescaleCFG": lambda m: node("nodes_model_advanced", "RescaleCFG", m, 0.7),
+}
+
+
+@pytest.mark.parametrize("patch", NODES)
+@pytest.mark.parametrize("name", KINDS)
+def test_nodes_on_the_model(name: str, patch: str) -> None:
+    patched, soft = NODES[patch](transformer(name)), torch.linspace(0, 1, 16).expand(1, 12, 16)
+    image = masked(name) | ({"noise_mask": soft} if patch == "DifferentialDiffusion" else {})
+    each_its_own(lambda change: on_image(name, change(patched), image), tolerance=2 * TOLERANCE)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_prompt_with_an_area(name: str) -> None:
+    """It is shown its own part of the map."""
+    area = [[tensor, {**more, "area": (12, 8, 0, 4), "strength": 1.0}] for tensor, more in prompt(name, 8)]
+    positive = [*prompt(name), *area]
+
+    def run(change: Callable[[Any], Any]) -> Tensor:
+        return ksampler(change(transformer(name)), steps=4, cfg=2.0, scheduler="simple", positive=positive,
+                        negative=prompt(name, 6), image=empty(name, 2))  # fmt: skip
+
+    each_its_own(run)
+
+
+USUAL = ("euler", "res_multistep", "er_sde", "dpmpp_2m", "dpmpp_2m_sde", "euler_ancestral")
+
+
+@pytest.mark.filterwarnings("ignore:Should have t:UserWarning")  # torchsde, on the last bit of its ends
+@pytest.mark.parametrize(
+    "sampler", [*USUAL, *(pytest.param(each, marks=pytest.mark.whole) for each in SAMPLERS if each not in USUAL)]
+)
+def test_samplers_of_flow_models(sampler: str) -> None:
+    patched = transformer("Flux.1 dev")
+    stock = sampled("Flux.1 dev", patched, sampler=sampler)
+    level = sampled("Flux.1 dev", plain(patched, NO_STRENGTH, strength=0.0), sampler=sampler)
+    assert difference(level, stock) < (2e-4 if sampler.startswith("dpmpp_sde") else 2e-5)  # of its inner sigma the last bit
+    ours = sampled("Flux.1 dev", asyn(patched, painted(left(12, 16))), sampler=sampler)
+    assert difference(ours, stock) > 1e-3
 
 
 def test_a_model_without_a_row_is_refused_by_name() -> None:

@@ -1,0 +1,128 @@
+"""Transformers compiled, with quantised weights, and with LoRA in every way that ComfyUI applies one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import comfy.ldm.modules.attention
+import comfy.model_management
+import comfy.ops
+import comfy.sd
+import pytest
+import torch
+from asyndm_pack.asyndm_core.timestep_rows import TimestepRows
+from comfy_api.torch_helpers import set_torch_compile_wrapper
+from families import FAMILIES, make_transformer, transformer
+from test_transformers import TOLERANCE, calls_of, each_its_own, left, sampled
+from tiny import asyn, difference, painted, same
+from torch import Tensor, nn
+
+COMPILED = ("Flux.1 dev", "Z-Image", "Qwen-Image", "Stable Diffusion 3", "Flux.2 dev", "Krea 2", "Anima", "Chroma")
+QUANTISED = ("Flux.1 dev", "Z-Image", "Qwen-Image", "Stable Diffusion 3", "Krea 2")
+
+
+def first_of(names: tuple[str, ...]) -> pytest.MarkDecorator:
+    """The first of them in every run, the others when all is tested."""
+    return pytest.mark.parametrize("name", [names[0], *(pytest.param(name, marks=pytest.mark.whole) for name in names[1:])])
+
+
+@pytest.fixture
+def attention_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU; what ComfyUI takes on a CPU asks for free memory, and breaks graphs."""
+    for name, module in list(sys.modules.items()):
+        for attention in ("optimized_attention", "optimized_attention_masked"):
+            if name.startswith("comfy.ldm.") and hasattr(module, attention):
+                monkeypatch.setattr(module, attention, comfy.ldm.modules.attention.attention_pytorch)
+
+
+@first_of(COMPILED)
+@pytest.mark.usefixtures("attention_of_pytorch")
+def test_compiled(name: str) -> None:
+    """One graph where stock has one; with rows one more, and one for any number of them."""
+    graphs = 0
+
+    def backend(graph: torch.fx.GraphModule, examples: list) -> Callable:
+        nonlocal graphs
+        graphs += 1
+        return graph.forward
+
+    _, height, width = FAMILIES[name].latents
+    region = painted(left(height, width))
+    compiled = make_transformer(name).clone()
+    set_torch_compile_wrapper(model=compiled, backend=backend)
+    torch.compiler.reset()
+    stock = sampled(name, compiled, cfg=1.0)
+    of_stock = graphs
+    for steps in (4, 6, 8):
+        ours = sampled(name, asyn(compiled, region), steps=steps, cfg=1.0)
+        assert difference(ours, sampled(name, asyn(transformer(name), region), steps=steps, cfg=1.0)) < TOLERANCE
+    assert graphs <= 3 * of_stock
+    assert same(sampled(name, compiled, cfg=1.0), stock)
+
+
+def linear_layers(patched: Any) -> list[nn.Module]:
+    return [module for module in patched.model.diffusion_model.modules() if isinstance(module, nn.Linear)]
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("name", QUANTISED)
+def test_fp8_layers_stay_in_fp8(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers that compute in fp8 see ordinary batches: none of them falls back."""
+    patched = make_transformer(name, torch.bfloat16, comfy.ops.fp8_ops)
+    for layer in linear_layers(patched):
+        layer.weight.data = layer.weight.data.to(torch.float8_e4m3fn)
+    kinds: list[type] = []
+    own = comfy.ops.fp8_linear
+
+    def watched(layer: nn.Module, x: Tensor) -> Tensor | None:
+        kinds.append(type(x))
+        return own(layer, x)
+
+    monkeypatch.setattr(comfy.ops, "fp8_linear", watched)
+    each_its_own(lambda change: sampled(name, change(patched), batch=2, steps=3), tolerance=0.03)
+    assert kinds and TimestepRows not in kinds
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("name", QUANTISED)
+def test_quantised_tensors(name: str) -> None:
+    quantised = getattr(comfy.ops, "QuantizedTensor", None)
+    if quantised is None:
+        pytest.skip("this ComfyUI has no quantised tensors")
+    patched = make_transformer(name, torch.bfloat16, comfy.ops.manual_cast)
+    for layer in linear_layers(patched):
+        layer.weight = nn.Parameter(quantised.from_float(layer.weight.data, "TensorCoreFP8Layout"), requires_grad=False)
+    each_its_own(lambda change: sampled(name, change(patched), batch=2, steps=3), tolerance=0.03)
+
+
+def with_lora(name: str) -> Any:
+    """A new MODEL of a family with a LoRA on all its linear layers, as Load LoRA puts it there."""
+    patched = make_transformer(name)
+    weights = {}
+    for key, weight in patched.model.diffusion_model.state_dict().items():
+        if key.endswith(".weight") and weight.ndim == 2:
+            generator = torch.Generator().manual_seed(len(weights))
+            for part, shape in (("lora_down", (4, weight.shape[1])), ("lora_up", (weight.shape[0], 4))):
+                weights[f"diffusion_model.{key[:-7]}.{part}.weight"] = torch.randn(shape, generator=generator) * 0.1
+    changed, _ = comfy.sd.load_lora_for_models(patched, None, weights, 1.0, 0.0)
+    assert len(changed.patches) == len(weights) // 2 > 4
+    return changed
+
+
+@first_of(QUANTISED)
+@pytest.mark.parametrize("memory", ["loaded whole", "applied on the fly"])
+def test_lora(name: str, memory: str) -> None:
+    patched = with_lora(name)
+    if memory == "applied on the fly":
+        patched.model_size()
+        comfy.model_management.load_models_gpu([patched])
+        patched.partially_unload(torch.device("cpu"), 1e12)
+    plain = sampled(name, transformer(name))
+    assert difference(sampled(name, patched), plain) > 1e-3
+    each_its_own(lambda change: sampled(name, change(patched), batch=2))
+    _, height, width = FAMILIES[name].latents
+    with calls_of(patched) as calls:
+        sampled(name, asyn(patched, painted(left(height, width))))
+    assert any(isinstance(call.args[1], TimestepRows) for call in calls)
