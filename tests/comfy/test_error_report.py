@@ -93,7 +93,9 @@ def test_unsupported_model(server: Server, unsupported: str) -> None:
 
 def test_every_kind_of_error_goes_by_its_bare_name() -> None:
     files = [path for folder in ("asyndm_core", "nodes", "nodes/comfy") for path in (ROOT / folder).glob("[a-z]*.py")]
-    modules = [importlib.import_module(".".join(("asyndm_pack", *path.relative_to(ROOT).with_suffix("").parts))) for path in files]
+    modules = [
+        importlib.import_module(".".join(("asyndm_pack", *path.relative_to(ROOT).with_suffix("").parts))) for path in files
+    ]
     own = {
         kind
         for module in modules

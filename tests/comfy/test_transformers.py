@@ -24,7 +24,7 @@ from asyndm_pack.asyndm_core.timestep_rows import TimestepRows
 from asyndm_pack.nodes.comfy.conditioning import ANNOTATION, Annotation
 from asyndm_pack.nodes.comfy.model import UnsupportedModelError
 from asyndm_pack.nodes.comfy.network import network_of
-from families import FAMILIES, empty, make_transformer, pooled, prompt, random, transformer
+from families import FAMILIES, empty, make_transformer, prompt, random, transformer
 from tiny import asyn, difference, hooks_of, ksampler, node, painted, plain, same
 from torch import Tensor, nn
 
