@@ -48,7 +48,7 @@ from asyndm_core.pictures import (  # noqa: E402
 from asyndm_core.regions import Region, Regions, TimestepMap  # noqa: E402
 from asyndm_core.words import parse_targets  # noqa: E402
 from demo.__main__ import to_pil  # noqa: E402
-from demo.model import load  # noqa: E402
+from demo.model import load, load_transformer  # noqa: E402
 from demo.sample import Result, sample_demo  # noqa: E402
 
 Picture = Image.Image
@@ -56,6 +56,8 @@ Colour = tuple[int, int, int]
 
 PROMPT, TARGETS, STRENGTH, SEED = "a green boat on the sea under two moons", "green boat, two moons:0.5", 0.8, 8
 """Of the templates on the demo model."""
+SEED_OF_TRANSFORMER = 1
+"""Of asyndm_transformer."""
 THUMBNAIL = 512
 BADGE = 110
 """Pixels at the top of a thumbnail that ComfyUI's template browser lays its badge over: no words there."""
@@ -434,11 +436,24 @@ def timeline(studio: Studio) -> Picture:
 @picture("workflows/asyndm_demo.jpg")
 def demo_thumbnail(studio: Studio) -> Picture:
     """The picture, and in its corner the regions in four steps."""
-    result, cell = drawn(), 106
-    page = resized(to_pil(result.images[0]), THUMBNAIL)
-    card = sheet([(regions_over(result, frame, cell), "") for frame in (1, 2, 4, -2)], 2)
+    page, card = with_regions(drawn(), 106)
     page.paste(card, (THUMBNAIL - card.width - 8, THUMBNAIL - card.height - 8))
     return page
+
+
+@picture("workflows/asyndm_transformer.jpg")
+def transformer_thumbnail(studio: Studio) -> Picture:
+    """The same of the transformer; its boat is to the right."""
+    targets = TimestepMap(Regions(parse_targets(TARGETS)), strength=STRENGTH)
+    page, card = with_regions(sample_demo(load_transformer(), PROMPT, targets, [SEED_OF_TRANSFORMER]), 58)
+    page.paste(card, (8, THUMBNAIL - card.height - 8))
+    return page
+
+
+def with_regions(result: Result, cell: int) -> tuple[Picture, Picture]:
+    """A picture, and a card of its regions in four steps."""
+    card = sheet([(regions_over(result, frame, cell), "") for frame in (1, 2, 4, -2)], 2)
+    return resized(to_pil(result.images[0]), THUMBNAIL), card
 
 
 @picture("workflows/asyndm_triplet.jpg")

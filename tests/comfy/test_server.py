@@ -23,7 +23,7 @@ WORKFLOWS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in
 ON_DEMO_MODEL = [n for n, w in WORKFLOWS.items() if any(node["type"] == "AsynDM_DemoModel" for node in w["nodes"])]
 PROMPT = "a green boat on the sea under two moons"
 PROMISED = Claims("sea", (Promise("boat", "green", 1), Promise("moon", None, 2)), ((0, "under", 1),))
-"""What asyndm_demo asks for, in words and as the scorer reads it."""
+"""What asyndm_demo and asyndm_transformer ask for, in words and as the scorer reads it."""
 
 
 @pytest.fixture(scope="module")
@@ -204,9 +204,10 @@ def test_what_a_template_changes(
     assert kept.mean() < 8 if name == "asyndm_edit" else kept.max() <= 2
 
 
-def test_the_demo_shows_what_its_prompt_promises(server: Server, object_info: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", ["asyndm_demo", "asyndm_transformer"])
+def test_the_demo_shows_what_its_prompt_promises(name: str, server: Server, object_info: dict[str, Any]) -> None:
     """Judged from the pixels of the saved picture, at the size that the model draws; another promise is not kept."""
-    prompt = to_api(WORKFLOWS["asyndm_demo"], object_info)
+    prompt = to_api(WORKFLOWS[name], object_info)
     assert [prompt[number]["inputs"]["text"] for number in ids_of(prompt, "AsynDM_CrossAttentionMask")] == [PROMPT]
     prompt[ids_of(prompt, "SaveImage")[0]]["inputs"]["filename_prefix"] = "scored"  # a cached run would not be told again
     picture = drawn(server, server.run(prompt)[ids_of(prompt, "SaveImage")[0]]["images"][0])
