@@ -42,7 +42,9 @@ class AsynDMKSampler(io.ComfyNode):
                 "rest. Also gives the mask of every target and a timeline of the run."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="A UNet model: SD1.x, SD2.x, SDXL, or the AsynDM demo model."),
+                io.Model.Input(
+                    "model", tooltip="A UNet (SD1.x, SD2.x, SDXL), a diffusion transformer of images, or the AsynDM demo model."
+                ),
                 TimestepMapSocket.Input("timestep_map", tooltip="From Asynchronous Timestep Map."),
                 io.Int.Input(
                     "seed",
