@@ -91,7 +91,8 @@ class Record:
 
 def overridden(patched: comfy.model_patcher.ModelPatcher, override: Any) -> comfy.model_patcher.ModelPatcher:
     patched = patched.clone()
-    patched.model_options["transformer_options"]["optimized_attention_override"] = override
+    function = lambda *args, **kwargs: override(*args, **kwargs)  # noqa: E731 (a copy of the options copies objects, before 0.33)
+    patched.model_options["transformer_options"]["optimized_attention_override"] = function
     return patched
 
 
