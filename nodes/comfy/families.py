@@ -40,7 +40,7 @@ class Family(NamedTuple):
     name: of the models, as users know them. patch: the attribute that says how many latent pixels a token is wide and high,
     or the number. opens: whether the picture's stream opens every sequence that it is a part of (otherwise it closes them).
     text: patterns of the names of modules that modulate text alone. columns: patterns of the names of modules that modulate
-    both, with the entries of their output that are text's: (network, entries) -> Columns. tail: tokens that follow the
+    both, with the entries of their output that are text's: network -> (entries -> Columns). tail: tokens that follow the
     picture's own in its stream: (network, inputs, patch, tokens) -> how many. beside: the input that is joined to the
     latents along the width. reading: how words are read; None: they can't be.
     """
@@ -49,7 +49,7 @@ class Family(NamedTuple):
     patch: str | int = "patch_size"
     opens: Callable[[nn.Module], bool] = lambda network: False
     text: tuple[str, ...] = ()
-    columns: tuple[tuple[str, Callable[[nn.Module, int], Columns]], ...] = ()
+    columns: tuple[tuple[str, Callable[[nn.Module], Callable[[int], Columns]]], ...] = ()
     tail: Callable[[nn.Module, Inputs, tuple[int, int], int], int] = lambda network, inputs, patch, tokens: 0
     beside: str | None = None
     reading: Reading | None = None
@@ -80,14 +80,15 @@ def _picture_first(network: nn.Module) -> bool:
     return "torch.cat((img, txt), 1)" in inspect.getsource(network.forward_orig)
 
 
-def _second_half(network: nn.Module, entries: int) -> Columns:
-    return Columns(-1, entries // 2, entries)
+def _second_half(network: nn.Module) -> Callable[[int], Columns]:
+    return lambda entries: Columns(-1, entries // 2, entries)
 
 
-def _of_double_blocks(network: nn.Module, entries: int) -> Columns:
+def _of_double_blocks(network: nn.Module) -> Callable[[int], Columns]:
     """Chroma computes all modulations at once: 3 of each single block, then 6 of each double block's picture, then text."""
     single, double = network.params.depth_single_blocks, network.params.depth
-    return Columns(-2, 3 * single + 6 * double, 3 * single + 12 * double)
+    columns = Columns(-2, 3 * single + 6 * double, 3 * single + 12 * double)
+    return lambda entries: columns
 
 
 TXT_MOD = (r"\.txt_mod$",)

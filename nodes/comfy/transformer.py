@@ -29,7 +29,7 @@ class _Modules(NamedTuple):
     """The modules of a network that are hooked: those of text alone; those of both, with text's columns; quantised ones."""
 
     text: list[nn.Module]
-    both: list[tuple[nn.Module, Callable[[nn.Module, int], Columns]]]
+    both: list[tuple[nn.Module, Callable[[int], Columns]]]
     quantised: list[nn.Module]
 
 
@@ -111,7 +111,7 @@ class Transformer:
         for module in modules.text:
             yield module.register_forward_pre_hook(_as_reference, with_kwargs=True)
         for module, columns in modules.both:
-            yield module.register_forward_hook(_with_columns_of(network, columns))
+            yield module.register_forward_hook(_with_columns_of(columns))
         for module in modules.quantised:
             before, after = _fold()
             yield module.register_forward_pre_hook(before)
@@ -125,7 +125,7 @@ def _hooked_modules(network: nn.Module, family: Family) -> _Modules:
         name = wrapped_name.replace("_orig_mod.", "")
         if any(re.search(pattern, name) for pattern in family.text):
             found.text.append(module)
-        found.both.extend((module, columns) for pattern, columns in family.columns if re.search(pattern, name))
+        found.both.extend((module, columns(network)) for pattern, columns in family.columns if re.search(pattern, name))
         if _is_quantised(module):
             found.quantised.append(module)
     return found
@@ -143,9 +143,11 @@ def _as_reference(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tup
     return tuple(map(reference, args)), {key: reference(value) for key, value in kwargs.items()}
 
 
-def _with_columns_of(network: nn.Module, columns: Callable[[nn.Module, int], Columns]) -> Callable:
+def _with_columns_of(columns: Callable[[int], Columns]) -> Callable:
+    """A hook that marks text's columns. It holds no network: torch.compile would meet that twice."""
+
     def mark(module: nn.Module, args: tuple, output: Any) -> Any:
-        return with_columns(output, columns(network, output.shape[-1]))
+        return with_columns(output, columns(output.shape[-1]))
 
     return mark
 
