@@ -135,8 +135,9 @@ def measure_table(measured: Mapping[str, Mapping[str, np.ndarray]], compared: Ma
         for measure, row in values.items():
             base = measured.get(compared[name] or "", {}).get(measure, row * np.nan)
             change = (row - base)[~np.isnan(row - base)]
-            error = change.std() / max(1, len(change)) ** 0.5
-            against = f" ({change.mean():+.2f} ± {error:.2f}, n = {len(change)})" if len(change) else ""
+            against = ""
+            if len(change):
+                against = f" ({change.mean():+.2f} ± {change.std() / len(change) ** 0.5:.2f}, n = {len(change)})"
             cells.append(f"{np.nanmean(row):.2f}{against}" if (~np.isnan(row)).any() else "")
         lines.append("| " + " | ".join([name, *cells]) + " |")
     return "\n".join(lines) + "\n"
