@@ -16,7 +16,7 @@ from types import GetSetDescriptorType
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .errors import AsynDMError
@@ -177,6 +177,20 @@ def reference(value: Any) -> Any:
         return value
     with torch._C.DisableTorchFunctionSubclass():
         return value.every[0]
+
+
+def as_reference(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """A forward pre-hook (with_kwargs) of modules that modulate text alone: they are called with the reference row."""
+    return tuple(map(reference, args)), {key: reference(value) for key, value in kwargs.items()}
+
+
+def levels_of(values: Tensor, index: Tensor) -> Tensor:
+    """The noise levels that rows stand for, of every picture (n + 1, B): its noisiest, the reference; then each distinct one.
+
+    values (n,): the distinct levels. index (B, H, W): the map of them; in a ``Layout`` it is one more.
+    """
+    noisiest = values[index].amax(dim=(-2, -1))
+    return torch.cat([noisiest[None], values[:, None].expand(-1, index.shape[0])])
 
 
 def folded(rows: TimestepRows) -> Tensor:

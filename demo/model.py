@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from asyndm_core.hosts.diffusers_transformers import FAMILIES
+
 from .config import (
     BETA_END,
     BETA_START,
@@ -176,16 +178,14 @@ def _fill(parts: dict[str, nn.Module], state: dict[str, Tensor]) -> None:
         part.eval().requires_grad_(False)
 
 
+def flow_prompt(states: Tensor) -> dict[str, Tensor]:
+    """What the transformer is told of a text (B, 77, 128): its states, and zeros for pooled text."""
+    return {"encoder_hidden_states": states, "pooled_projections": torch.zeros(len(states), TEXT_WIDTH, device=states.device)}
+
+
 def flow_velocity(transformer: nn.Module, x: Tensor, times: Tensor, states: Tensor) -> Tensor:
     """The transformer's velocity (noise less picture) at noisy latents x (B, 12, h, w), times (B,) in [0, 1]."""
-    batch, _, height, width = x.shape
-    rows, columns = (torch.arange(n, device=x.device, dtype=torch.float32) for n in (height, width))
-    ids = torch.stack(torch.meshgrid(torch.zeros(1, device=x.device), rows, columns, indexing="ij"), -1).reshape(-1, 3)
-    tokens = transformer(
-        hidden_states=x.flatten(2).mT, encoder_hidden_states=states, timestep=times, img_ids=ids,
-        txt_ids=ids.new_zeros(states.shape[1], 3), pooled_projections=x.new_zeros(batch, TEXT_WIDTH), return_dict=False,
-    )[0]  # fmt: skip
-    return tokens.mT.reshape(batch, -1, height, width)
+    return FAMILIES["FluxTransformer2DModel"].velocity(transformer, x, times, flow_prompt(states), 1)
 
 
 # --- noise ---------------------------------------------------------------------------------------------------------

@@ -22,8 +22,8 @@ from asyndm_core.samplers import SAMPLERS, Noise, Sampler, UnsupportedSampler, f
 from asyndm_core.tokens import Piece, find_word, unknown_word
 from asyndm_core.words import content_phrases, parse_targets
 
-from .config import FACTOR, LATENT_CHANNELS, MAX_TOKENS, PICTURE_SIZE, TEXT_WIDTH, TRAIN_STEPS
-from .model import DemoModel, FlowModel, Parts, alphas_cumprod
+from .config import FACTOR, LATENT_CHANNELS, MAX_TOKENS, PICTURE_SIZE, TRAIN_STEPS
+from .model import DemoModel, FlowModel, Parts, alphas_cumprod, flow_prompt
 from .world import PLACES
 
 PREDICTION = "v_prediction"
@@ -156,7 +156,7 @@ def _of_transformer(
     model: FlowModel, cond: Tensor, uncond: Tensor, columns: Tensor, paper: bool, settings: Settings,
     blocks: Collection[int] | None,
 ) -> _Run:  # fmt: skip
-    texts = [{"encoder_hidden_states": text, "pooled_projections": torch.zeros(1, TEXT_WIDTH)} for text in (cond, uncond)]
+    texts = [flow_prompt(text) for text in (cond, uncond)]
     host = DiffusersTransformerHost(model.transformer, *texts, settings.cfg, columns, blocks)
     whole = torch.linspace(1, 0, round(settings.steps / settings.denoise) + 1)
     return _Run(host, make_flow_clock(whole[-settings.steps - 1 :], paper))

@@ -17,11 +17,12 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..attention import Attention, Layer, LayerSum, choose_factor, token_columns, watching
+from ..attention import Attention, Layer, LayerSum, choose_factor, watching
 from ..clock import Clock, NoiseGrid, paper_clock, table_clock
 from ..embedding import BlockTimesteps, Groups, PixelTimesteps, grouped
 from ..hooks import hooked
 from ..samplers import NoiseLaw, Prediction
+from .words import PromptWords
 
 
 def sigma_of_alphas(alphas_cumprod: Tensor) -> Tensor:
@@ -119,8 +120,7 @@ class DiffusersHost:
     """One run of a diffusers UNet with classifier-free guidance. Implements ``run.Host``.
 
     alphas_cumprod: (T,). prediction_type: "epsilon" or "v_prediction". cond, uncond: (1 or B, tokens, C) embeddings.
-    words: for each word of the plan, in its order, the positions of its tokens in ``cond``; or, where each image has a
-    prompt of its own, the columns themselves (B, tokens, words), see ``token_columns``.
+    words: of the plan, in ``cond``: see ``PromptWords``.
     added_cond, added_uncond: SDXL's ``added_cond_kwargs`` (text_embeds, time_ids) of each.
     factor: which layers to read, by how much smaller than the latents they are; None for ``choose_factor``'s.
     Raises ValueError for a UNet or a prediction type that it cannot serve.
@@ -153,15 +153,12 @@ class DiffusersHost:
         self.cond, self.uncond = cond, uncond
         self.guidance_scale = guidance_scale
         self.added = (added_uncond, added_cond)
-        columns = words if isinstance(words, Tensor) else token_columns(words, cond.shape[1])
-        present = torch.atleast_2d((columns.sum(dim=-2) > 0).float())[..., None, None]
-        self.columns, self._present = columns.to(cond.device), present.to(cond.device)
-        self._everywhere = bool(present.all())
+        self.words = PromptWords(words, cond)
         layers = cross_attention_layers(unet)
-        self.layers = layers[factor or choose_factor(list(layers))] if columns.shape[-1] else []
+        self.layers = layers[factor or choose_factor(list(layers))] if len(self.words) else []
         log_sigma = sigma_of_alphas(alphas_cumprod.float()).log()
         self.boundaries = (log_sigma[1:] + log_sigma[:-1]) / 2
-        self._seen = LayerSum(self.columns)
+        self._seen = LayerSum(self.words.columns)
 
     def timesteps(self, sigma: Tensor) -> Tensor:
         """The timestep nearest to each sigma (any shape), on a logarithmic scale."""
@@ -177,7 +174,7 @@ class DiffusersHost:
         contexts = torch.cat([c.expand(batch, -1, -1) for c in (self.uncond, self.cond)])
         groups = groups or grouped(sigma[:, 0])
         timesteps = groups.of(self.timesteps(sigma[:, 0]))
-        self._seen = LayerSum(self.columns)
+        self._seen = LayerSum(self.words.columns)
         with ExitStack() as stack:
             if timesteps.values.shape[0] > 1:
                 doubled = replace(timesteps, index=torch.cat([timesteps.index] * 2))
@@ -196,12 +193,11 @@ class DiffusersHost:
 
     def attention(self) -> Attention | None:
         """See ``run.Host``."""
-        shares = self._seen.mean()
-        return None if shares is None else Attention(shares, self._present)
+        return self.words.attention(self._seen.mean())
 
     def acts(self, reference: Tensor) -> Tensor | None:
-        """See ``run.Host``: where each image has a prompt of its own, not all words are in all of them."""
-        return None if self._everywhere else self._present
+        """See ``run.Host``."""
+        return self.words.acts()
 
     def _added(self, batch: int) -> dict[str, Tensor] | None:
         uncond, cond = self.added

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from ..attention import Attention, BlockMean, Sequences, spread_blocks, token_columns
+from ..attention import Attention, BlockMean, Sequences, spread_blocks
 from ..clock import Clock, NoiseGrid, paper_clock, table_clock
 from ..embedding import Groups, PixelTimesteps, grouped
 from ..hooks import hooked
 from ..samplers import NoiseLaw, Prediction
-from ..timestep_rows import Layout, TimestepRows, reference
+from ..timestep_rows import Layout, TimestepRows, as_reference, levels_of
+from .words import PromptWords
 
 TRAIN_STEPS = 1000
 """The noise levels that a map may have: multiples of 1/1000."""
@@ -174,10 +175,9 @@ class _Watch(TorchFunctionMode):
 class DiffusersTransformerHost:
     """One run of a diffusers transformer, with classifier-free guidance unless ``uncond`` is None. Implements ``run.Host``.
 
-    cond, uncond: see ``Prompt``; their texts may have different lengths, each is a call of its own. words: for each word of
-    the plan, in its order, the positions of its tokens in cond's text; or, where each image has a prompt of its own, the
-    columns themselves (B, tokens, words), see ``token_columns``. blocks: the numbers of those that are read; None for the
-    family's own. Raises ValueError for a network that it cannot serve.
+    cond, uncond: see ``Prompt``; their texts may have different lengths, each is a call of its own. words: of the
+    plan, in cond's text: see ``PromptWords``. blocks: the numbers of those that are read; None for the family's own. Raises
+    ValueError for a network that it cannot serve.
     """
 
     law = NoiseLaw(flow=True)
@@ -193,11 +193,7 @@ class DiffusersTransformerHost:
     ) -> None:
         self.transformer, self.family = transformer, family_of(transformer)
         self.cond, self.uncond, self.guidance_scale = cond, uncond, guidance_scale
-        states = cond[self.family.states]
-        columns = words if isinstance(words, Tensor) else token_columns(words, states.shape[1])
-        present = torch.atleast_2d((columns.sum(dim=-2) > 0).float())[..., None, None]
-        self.columns, self._present = columns.to(states.device), present.to(states.device)
-        self._everywhere = bool(present.all())
+        self.words = PromptWords(words, cond[self.family.states])
         depth = sum(len(getattr(transformer, name)) for name in self.family.blocks)
         self.blocks = spread_blocks(depth, *self.family.read) if blocks is None else frozenset(blocks)
         pattern = self.family.text
@@ -209,7 +205,7 @@ class DiffusersTransformerHost:
     ) -> Prediction:
         """See ``run.Host``; ``reference`` has no use here. The unconditional prediction comes too, for CFG++."""
         timesteps = (groups or grouped(sigma[:, 0])).of(sigma[:, 0])
-        cond = x - sigma * self._velocity(x, timesteps, self.cond, watch and self.columns.shape[-1] > 0)
+        cond = x - sigma * self._velocity(x, timesteps, self.cond, watch and len(self.words) > 0)
         if self.uncond is None:
             return Prediction(cond)
         uncond = x - sigma * self._velocity(x, timesteps, self.uncond)
@@ -217,12 +213,11 @@ class DiffusersTransformerHost:
 
     def attention(self) -> Attention | None:
         """See ``run.Host``."""
-        shares = None if self._seen is None else self._seen.mean()
-        return None if shares is None else Attention(shares, self._present)
+        return self.words.attention(None if self._seen is None else self._seen.mean())
 
     def acts(self, reference: Tensor) -> Tensor | None:
-        """See ``run.Host``: where each image has a prompt of its own, not all words are in all of them."""
-        return None if self._everywhere else self._present
+        """See ``run.Host``."""
+        return self.words.acts()
 
     def _velocity(self, x: Tensor, timesteps: PixelTimesteps, prompt: Prompt, watch: bool = False) -> Tensor:
         """What the network says of x; a uniform map is given as the ordinary timestep."""
@@ -247,25 +242,19 @@ class DiffusersTransformerHost:
 
     def _rows(self, x: Tensor, timesteps: PixelTimesteps, patch: int) -> Tensor:
         """A timestep for each distinct level and picture; the reference, before them, is that of its noisiest pixel."""
-        noisiest = timesteps.values[timesteps.index].amax(dim=(-2, -1))
-        every = torch.cat([noisiest[None], timesteps.values[:, None].expand(-1, x.shape[0])])
         tokens = x.shape[-2] * x.shape[-1] // patch**2
         tail = self.family.filled(tokens) - tokens
         layout = Layout(timesteps.index + 1, (patch, patch), x.shape[0], self.family.opens, tail)
-        return TimestepRows.of(self.family.timesteps(every), layout)
+        return TimestepRows.of(self.family.timesteps(levels_of(timesteps.values, timesteps.index)), layout)
 
     def _hooks(self) -> Iterator[RemovableHandle]:
         for module in self._text:
-            yield module.register_forward_pre_hook(_as_reference, with_kwargs=True)
+            yield module.register_forward_pre_hook(as_reference, with_kwargs=True)
 
     def _watch(self, x: Tensor, patch: int) -> _Watch:
-        grid, text = (x.shape[-2] // patch, x.shape[-1] // patch), self.columns.shape[-2]
+        grid, text = (x.shape[-2] // patch, x.shape[-1] // patch), self.words.columns.shape[-2]
         pictures, texts = self.family.filled(grid[0] * grid[1]), self.family.filled(text)
         start, length = (pictures if self.family.opens else 0), pictures + texts
         sequences = Sequences(length, length, 0 if self.family.opens else texts, grid)
-        self._seen = BlockMean(F.pad(self.columns, (0, 0, start, length - start - text)), sequences)
+        self._seen = BlockMean(F.pad(self.words.columns, (0, 0, start, length - start - text)), sequences)
         return _Watch(self._seen, sequences, self.blocks)
-
-
-def _as_reference(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    return tuple(map(reference, args)), {key: reference(value) for key, value in kwargs.items()}

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...asyndm_core.attention import BlockMean, Sequences, spread_blocks
+from ...asyndm_core.grid import TokenGrid
 
 OVERRIDE = "optimized_attention_override"
 """ComfyUI's key in transformer_options of a function that is called in place of its attention, with it."""
@@ -121,13 +122,12 @@ def behind_registers(call: Call) -> Place:
 
 def before_references(call: Call) -> Place:
     """Reference pictures stand between text and picture (or, where that opens the sequence, between it and the text)."""
-    return joint(call, between=_references(call))
+    return joint(call, between=reference_tokens(call.inputs, call.patch))
 
 
 def in_multiples(call: Call) -> Place:
     """Lumina: text and picture are filled up to a multiple, and so are the texts and pictures of references before them."""
-    network, inputs = call.network, call.inputs
-    multiple = getattr(network, "pad_tokens_multiple", None) or 1
+    network, inputs, multiple = call.network, call.inputs, multiple_of(call.network)
     filled = lambda count: -(-count // multiple) * multiple  # noqa: E731
     references, texts = inputs.get("ref_latents") or (), inputs.get("ref_contexts") or ()
     if not references:
@@ -139,7 +139,7 @@ def in_multiples(call: Call) -> Place:
     if getattr(network, "siglip_embedder", None) is not None:
         sizes = [filled(prod(features.shape[1:3])) for features in inputs.get("siglip_feats") or ()]
         seen = sum((sizes + [multiple] * len(references))[: len(references)]) + multiple
-    pictures = sum(filled(_tokens(latents, call.patch)) for latents in references)
+    pictures = sum(filled(tokens_of(latents, call.patch)) for latents in references)
     return joint(call, start=before, between=-call.text % multiple + after + seen + pictures)
 
 
@@ -173,13 +173,19 @@ def up_to_most(call: Call) -> Place:
     return joint(call._replace(text=min(call.text, call.network.txt_max_length)))
 
 
-def _tokens(latents: Tensor, patch: tuple[int, int]) -> int:
-    shape = latents.shape
-    return prod(shape[2:-2]) * ceil(shape[-2] / patch[0]) * ceil(shape[-1] / patch[1])
+def tokens_of(latents: Tensor, patch: tuple[int, int]) -> int:
+    """How many tokens latents (B, C, ..., H, W) have."""
+    return prod((*latents.shape[2:-2], *TokenGrid((latents.shape[-2], latents.shape[-1]), patch).shape))
 
 
-def _references(call: Call) -> int:
-    return sum(_tokens(latents, call.patch) for latents in call.inputs.get("ref_latents") or ())
+def reference_tokens(inputs: Mapping[str, Any], patch: tuple[int, int]) -> int:
+    """How many tokens the reference pictures have that a network is given."""
+    return sum(tokens_of(latents, patch) for latents in inputs.get("ref_latents") or ())
+
+
+def multiple_of(network: nn.Module) -> int:
+    """What multiple Lumina's networks fill text and picture up to."""
+    return getattr(network, "pad_tokens_multiple", None) or 1
 
 
 def _keyed(columns: Tensor, place: Place) -> Tensor:

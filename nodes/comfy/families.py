@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from math import ceil, prod
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -24,11 +23,14 @@ from .attention import (
     in_multiples,
     joint,
     late,
+    multiple_of,
     of_two_encoders,
     padded_before,
+    reference_tokens,
     up_to_most,
     with_glyphs,
 )
+from .origin import uncompiled
 
 Inputs = Mapping[str, Any]
 """What a network is given besides latents, timestep and text, by the names that ComfyUI's model gives it."""
@@ -62,13 +64,12 @@ class Family(NamedTuple):
 
 def _references(network: nn.Module, inputs: Inputs, patch: tuple[int, int], tokens: int) -> int:
     """The tokens of reference pictures."""
-    shapes = [latents.shape for latents in inputs.get("ref_latents") or ()]
-    return sum(prod(s[2:-2]) * ceil(s[-2] / patch[0]) * ceil(s[-1] / patch[1]) for s in shapes)
+    return reference_tokens(inputs, patch)
 
 
 def _padding(network: nn.Module, inputs: Inputs, patch: tuple[int, int], tokens: int) -> int:
     """The tokens that fill a picture up to the multiple that the network wants."""
-    return -tokens % (getattr(network, "pad_tokens_multiple", None) or 1)
+    return -tokens % multiple_of(network)
 
 
 def _always(network: nn.Module) -> bool:
@@ -199,5 +200,5 @@ def why_not(network: nn.Module) -> str | None:
 
 
 def _key(network: nn.Module) -> str:
-    network = getattr(network, "_orig_mod", network)  # torch.compile's
+    network = uncompiled(network)
     return f"{type(network).__module__}.{type(network).__qualname__}".removeprefix("comfy.ldm.")

@@ -31,6 +31,7 @@ from .conditioning import ANNOTATION, Annotation
 from .guidance import by_level, with_own_sigmas
 from .model import MapControl, ResidualBlocks, fold, noise_law, unfold
 from .network import network_of
+from .origin import uncompiled
 from .sampler import check_prediction
 
 WRAPPER_KEY = "asyndm"
@@ -400,7 +401,7 @@ class ComfyHost:
             parts: list[_Part] = []
             if self._watched:
                 text = (args[1] if len(args) > 1 else kwargs["c_crossattn"]).shape[1]
-                reader = self.network.reader(model.diffusion_model, x, text, kwargs)
+                reader = self.network.reader(uncompiled(model.diffusion_model), x, text, kwargs)
                 parts = self._parts_to_watch(chunks, x, reader)
                 seen = stack.enter_context(reader.watching([part[:2] for part in parts], options)) if parts else options
                 args, kwargs = _with_options(args, kwargs, seen)

@@ -151,7 +151,7 @@ class UNet:
 
     def reader(self, network: UNetModel, x: Tensor, text: int, inputs: Mapping[str, Any]) -> LayerReader:
         """What reads the words in a call on latents x, with a conditioning of ``text`` rows and these other inputs."""
-        return LayerReader(self._layers[getattr(network, "_orig_mod", network)])  # torch.compile's
+        return LayerReader(self._layers[network])
 
     def told(
         self, model: Any, latents: PixelTimesteps, index: Tensor, inputs: dict[str, Any]

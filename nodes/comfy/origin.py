@@ -32,6 +32,11 @@ def place(file: str) -> str | None:
     return "ComfyUI" if paths[1].is_relative_to(COMFYUI) else None
 
 
+def uncompiled(network: torch.nn.Module) -> torch.nn.Module:
+    """A network without what ``torch.compile`` puts around it. ComfyUI exchanges the two for the time of a call."""
+    return getattr(network, "_orig_mod", network)
+
+
 def undecorated(function: Any) -> Any:
     """A function without ``torch.no_grad`` around it."""
     while getattr(function, "__code__", None) is NO_GRAD:

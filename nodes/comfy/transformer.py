@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -19,8 +18,8 @@ from torch.utils.hooks import RemovableHandle
 from ...asyndm_core.embedding import PixelTimesteps
 from ...asyndm_core.grid import TokenGrid
 from ...asyndm_core.hooks import hooked
-from ...asyndm_core.timestep_rows import Columns, Layout, TimestepRows, folded, reference, unfolded, with_columns
-from .attention import Call, TokenReader
+from ...asyndm_core.timestep_rows import Columns, Layout, TimestepRows, as_reference, folded, levels_of, unfolded, with_columns
+from .attention import Call, TokenReader, tokens_of
 from .families import Family
 from .model import MapSampling, UnsupportedModelError
 
@@ -41,7 +40,7 @@ class Transformer:
 
     def __init__(self, network: nn.Module, family: Family) -> None:
         self.network, self.family = network, family
-        self.patch = family.patch_of(network)
+        self.patch, self._opens = family.patch_of(network), family.opens(network)
         self._modules: dict[nn.Module, _Modules] = {}
         self._chosen: dict[nn.Module, frozenset[int]] = {}
 
@@ -62,7 +61,7 @@ class Transformer:
         """What reads the words in a call on latents x, with a conditioning of ``text`` rows and these other inputs."""
         grid = TokenGrid((x.shape[-2], x.shape[-1]), self.patch).shape
         tail = self.family.tail(network, inputs, self.patch, grid[0] * grid[1])
-        call = Call(network, grid, self.patch, tail, self.family.opens(network), text, text, inputs)
+        call = Call(network, grid, self.patch, tail, self._opens, text, text, inputs)
         return TokenReader(self.family.reading, call, self._chosen[network])
 
     @contextmanager
@@ -76,40 +75,30 @@ class Transformer:
         inputs.pop("denoise_mask", None)
         sampling, network = model.model_sampling, model.diffusion_model
         values = latents.values.to(index.device)
-        sigma = values[index]
-        rows = self._rows(sampling, values, sigma, network, index, inputs)
-        model.model_sampling = MapSampling(sampling, sigma, rows)
+        levels = levels_of(values, index).clamp(min=sampling.sigmas[0])
+        timesteps = sampling.timestep(levels.flatten()).view(levels.shape)
+        rows = TimestepRows.of(timesteps, self._layout(network, index, inputs))
+        model.model_sampling = MapSampling(sampling, values[index], rows)
         try:
             with hooked(self._hooks(network)):
                 yield
         finally:
             model.model_sampling = sampling
 
-    def _rows(
-        self, sampling: Any, values: Tensor, sigma: Tensor, network: nn.Module, index: Tensor, inputs: Mapping[str, Any]
-    ) -> TimestepRows:  # fmt: skip
-        """A timestep for each distinct sigma and picture; the reference, before them, is that of its noisiest pixel."""
-        lowest = sampling.sigmas[0]
-        noisiest = sampling.timestep(sigma.amax(dim=(-2, -1)).clamp(min=lowest))
-        timesteps = sampling.timestep(values.clamp(min=lowest))
-        every = torch.cat([noisiest[None], timesteps[:, None].expand(-1, index.shape[0])])
-        return TimestepRows.of(every, self._layout(network, index, inputs))
-
     def _layout(self, network: nn.Module, index: Tensor, inputs: Mapping[str, Any]) -> Layout:
         family, batch = self.family, index.shape[0]
         pixels = index + 1  # row 0 is the reference
         if family.beside is not None and family.beside in inputs:
             pixels = F.pad(pixels, (0, inputs[family.beside].shape[-1]))
-        tokens = -(-pixels.shape[-2] // self.patch[0]) * -(-pixels.shape[-1] // self.patch[1])
-        tail = family.tail(network, inputs, self.patch, tokens)
-        return Layout(pixels, self.patch, batch, family.opens(network), tail)
+        tail = family.tail(network, inputs, self.patch, tokens_of(pixels[:, None], self.patch))
+        return Layout(pixels, self.patch, batch, self._opens, tail)
 
     def _hooks(self, network: nn.Module) -> Iterator[RemovableHandle]:
         if network not in self._modules:
             self._modules[network] = _hooked_modules(network, self.family)
         modules = self._modules[network]
         for module in modules.text:
-            yield module.register_forward_pre_hook(_as_reference, with_kwargs=True)
+            yield module.register_forward_pre_hook(as_reference, with_kwargs=True)
         for module, columns in modules.both:
             yield module.register_forward_hook(_with_columns_of(columns))
         for module in modules.quantised:
@@ -137,10 +126,6 @@ def _is_quantised(module: nn.Module) -> bool:
     if weight is None or weight.ndim != 2 or isinstance(module, nn.Embedding):
         return False
     return type(weight) not in (Tensor, nn.Parameter) or weight.dtype.itemsize == 1
-
-
-def _as_reference(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    return tuple(map(reference, args)), {key: reference(value) for key, value in kwargs.items()}
 
 
 def _with_columns_of(columns: Callable[[int], Columns]) -> Callable:

@@ -38,6 +38,7 @@ from tiny import (
     patcher,
     plain,
     same,
+    second_lags,
     unet_config,
     untouched,
 )
@@ -90,12 +91,7 @@ def as_stock(
     run: Callable[[Callable[[Any], Any]], Tensor], lags: Regions = PER_PICTURE, tolerance: float = TOLERANCE, **changes: Any
 ) -> None:
     """``run`` samples two pictures with what a change makes of its model: see the top of this file."""
-    stock = run(lambda m: m)
-    concave = run(lambda m: asyn(m, lags, mode="concave", **changes))
-    together = run(lambda m: asyn(m, lags, **changes))
-    assert difference(stock[1:], concave[1:]) > 1e-3
-    assert difference(together[:1], stock[:1]) < tolerance
-    assert difference(together[1:], concave[1:]) < tolerance
+    stock = second_lags(run, lags, tolerance, **changes)
     assert difference(run(lambda m: plain(m, NO_STRENGTH, strength=0.0, **changes)), stock) < tolerance
     assert same(run(lambda m: asyn(m, lags, mode="synchronous", **changes)), stock)
 

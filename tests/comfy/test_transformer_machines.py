@@ -12,9 +12,11 @@ import comfy.ops
 import comfy.sd
 import pytest
 import torch
+from asyndm_pack.asyndm_core.regions import Regions, Target
 from asyndm_pack.asyndm_core.timestep_rows import TimestepRows
+from asyndm_pack.nodes.comfy.conditioning import ANNOTATION, Annotation
 from comfy_api.torch_helpers import set_torch_compile_wrapper
-from families import FAMILIES, make_transformer, transformer
+from families import FAMILIES, make_transformer, prompt, transformer
 from test_transformers import TOLERANCE, calls_of, each_its_own, left, sampled
 from tiny import asyn, difference, painted, same
 from torch import Tensor, nn
@@ -62,6 +64,24 @@ def test_compiled(name: str) -> None:
         assert difference(ours, sampled(name, asyn(transformer(name), region), steps=steps, cfg=1.0)) < TOLERANCE
     assert graphs <= MORE_GRAPHS.get(name, 3) * of_stock
     assert same(sampled(name, compiled, cfg=1.0), stock)
+
+
+@first_of(("Flux.1 dev", "Z-Image", "Qwen-Image", "Stable Diffusion 3"))
+@pytest.mark.usefixtures("attention_of_pytorch")
+def test_words_are_read_in_a_compiled_network(name: str) -> None:
+    """The regions are those that it has without."""
+    compiled = make_transformer(name).clone()
+    set_torch_compile_wrapper(model=compiled, backend=lambda graph, examples: graph.forward)
+    torch.compiler.reset()
+    words = Regions((Target("cat"),))
+    prompts = [
+        [tensor, {**options, ANNOTATION: Annotation({"cat": (5, 6)}, tensor.shape[1])}] for tensor, options in prompt(name)
+    ]
+    ours, plain = (
+        sampled(name, asyn(model, words), steps=4, cfg=1.0, positive=prompts) for model in (compiled, transformer(name))
+    )
+    assert difference(plain, sampled(name, transformer(name), steps=4, cfg=1.0)) > 1e-3
+    assert difference(ours, plain) < TOLERANCE
 
 
 def linear_layers(patched: Any) -> list[nn.Module]:

@@ -206,6 +206,20 @@ def clip(embeddings: str | None = None) -> comfy.sd.CLIP:
     return made
 
 
+def second_lags(run: Callable[[Callable[[Any], Any]], Tensor], lags: Regions, tolerance: float, **changes: Any) -> Tensor:
+    """``run`` samples two pictures with what a change makes of its model; the second lags everywhere. Returns stock's.
+
+    The first keeps pace and equals stock, the second equals a run where all lag (mode concave), which is another picture.
+    """
+    stock = run(lambda m: m)
+    concave = run(lambda m: asyn(m, lags, mode="concave", **changes))
+    together = run(lambda m: asyn(m, lags, **changes))
+    assert difference(stock[1:], concave[1:]) > 1e-3
+    assert difference(together[:1], stock[:1]) < tolerance
+    assert difference(together[1:], concave[1:]) < tolerance
+    return stock
+
+
 def hooks_of(unet: torch.nn.Module) -> Sequence[str]:
     """The modules that have a hook."""
     return [
