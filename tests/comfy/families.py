@@ -232,6 +232,21 @@ FAMILIES: dict[str, Tiny] = {
         "num_layers": 2, "rope_dim_list": [8, 12, 12], "patch_size": [1, 2, 2],
     }, framed=True, more=references((1, 16, 1, 10, 14))),
 }  # fmt: skip
+"""What docs/compatibility.md names."""
+
+MODELS: dict[str, Tiny] = {
+    **FAMILIES,
+    "Anima with T5's tokens": Tiny(
+        "Anima", {**COSMOS, "image_model": "anima", "crossattn_emb_channels": 1024}, framed=True, width=1024,
+        more=lambda: {"t5xxl_ids": torch.arange(5, 22, dtype=torch.int), "t5xxl_weights": torch.ones(17)},
+    ),
+    "HunyuanImage 2.1 with quoted text": Tiny(
+        "HunyuanImage21", {**FAMILIES["HunyuanImage 2.1"].network, "byt5": True}, (64, 12, 16),
+        more=lambda: {"conditioning_byt5small": random(1, 9, 1472)},
+    ),
+    "Z-Image with its text encoder": Tiny("ZImage", {**Z_IMAGE, "cap_feat_dim": 16}, width=16),
+}  # fmt: skip
+"""They, and some again with other texts: for the tests of words."""
 
 
 def randomise(network: nn.Module) -> None:
@@ -254,7 +269,7 @@ def make_transformer(
     name: str, dtype: torch.dtype = torch.float32, operations: Any = None
 ) -> comfy.model_patcher.ModelPatcher:  # fmt: skip
     """A new MODEL of a family, its layers of ``operations``; the test is skipped where this ComfyUI has none such."""
-    tiny = FAMILIES[name]
+    tiny = MODELS[name]
     kind = getattr(comfy.supported_models, tiny.kind, None)
     if kind is None:
         pytest.skip(f"this ComfyUI has no {name}")
@@ -280,12 +295,12 @@ def transformer(name: str) -> comfy.model_patcher.ModelPatcher:
 
 def prompt(name: str, seed: int = 5) -> list:
     """A CONDITIONING for a family."""
-    tiny = FAMILIES[name]
+    tiny = MODELS[name]
     return [[random(1, tiny.tokens, tiny.width, seed=seed), tiny.more()]]
 
 
 def empty(name: str, batch: int = 1, size: tuple[int, int] | None = None) -> dict[str, Any]:
     """A LATENT for a family."""
-    channels, *own = FAMILIES[name].latents
+    channels, *own = MODELS[name].latents
     height, width = size or own
-    return {"samples": torch.zeros(batch, channels, *([1] if FAMILIES[name].framed else []), height, width)}
+    return {"samples": torch.zeros(batch, channels, *([1] if MODELS[name].framed else []), height, width)}

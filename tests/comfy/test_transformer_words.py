@@ -22,24 +22,16 @@ from asyndm_pack.nodes.comfy.sampling import Options, apply
 from asyndm_pack.nodes.cross_attention_mask import CrossAttentionMask
 from asyndm_pack.nodes.ksampler import AsynDMKSampler
 from asyndm_pack.nodes.timestep_map import TimestepMapNode
-from families import COSMOS, FAMILIES, Tiny, empty, prompt, random, transformer
+from families import MODELS, empty, prompt, random, transformer
 from test_text_encoders import clip
 from tiny import FOX_AND_HAT, ksampler, same
 from torch import Tensor
 
 import nodes as comfy_nodes
 
-FAMILIES["Anima with T5's tokens"] = Tiny(
-    "Anima", {**COSMOS, "image_model": "anima", "crossattn_emb_channels": 1024}, framed=True, width=1024,
-    more=lambda: {"t5xxl_ids": torch.arange(5, 22, dtype=torch.int), "t5xxl_weights": torch.ones(17)},
-)  # fmt: skip
-FAMILIES["HunyuanImage 2.1 with quoted text"] = Tiny(
-    "HunyuanImage21", {**FAMILIES["HunyuanImage 2.1"].network, "byt5": True}, (64, 12, 16),
-    more=lambda: {"conditioning_byt5small": random(1, 9, 1472)},
-)  # fmt: skip
 PLAIN = ["Z-Image", "Flux.1 dev", "Qwen-Image", "Stable Diffusion 3", "Flux.2 dev", "Krea 2", "Anima with T5's tokens"]
-UNREAD = {"ERNIE-Image", "PixArt Sigma", "PixArt Alpha", "HunyuanDiT"}
-READ = [name if name in PLAIN else pytest.param(name, marks=pytest.mark.whole) for name in FAMILIES if name not in UNREAD]
+UNREAD = {"ERNIE-Image", "PixArt Sigma", "PixArt Alpha", "HunyuanDiT", "Z-Image with its text encoder"}
+READ = [name if name in PLAIN else pytest.param(name, marks=pytest.mark.whole) for name in MODELS if name not in UNREAD]
 WORDS: dict[str, tuple[int, ...]] = {"fox": (3,), "hat": (5, 6)}
 SECOND: dict[str, str] = {"HiDream-I1": "conditioning_llama3", "HiDream-E1": "conditioning_llama3"}
 """Families that have further rows of text: a word is there too, one row later."""
@@ -107,7 +99,7 @@ def picture(name: str, batch: int = 1) -> dict[str, Any]:
 def words_of(name: str) -> dict[str, tuple[int, ...]]:
     if name not in SECOND:
         return WORDS
-    tokens = FAMILIES[name].tokens
+    tokens = MODELS[name].tokens
     return {word: (*rows, *(tokens + row + 1 for row in rows)) for word, rows in WORDS.items()}
 
 
@@ -235,7 +227,7 @@ def test_it_is_the_attention_to_the_words(name: str, negative: str) -> None:
 
     other = prompt(name, 6)
     if negative == "shorter":
-        if FAMILIES[name].tokens != other[0][0].shape[1] or "attention_mask" in other[0][1] or name in SECOND:
+        if MODELS[name].tokens != other[0][0].shape[1] or "attention_mask" in other[0][1] or name in SECOND:
             pytest.skip("its texts have one length")
         other[0][0] = other[0][0][:, :13]
     patched = apply(overridden(transformer(name), record), TimestepMap(FOX_AND_HAT), Options(on_step=on_step))
@@ -260,8 +252,6 @@ def test_a_run_that_is_only_watched_is_stock(name: str) -> None:
 
 
 # --- from the nodes to the picture ----------------------------------------------------------------------------------------
-
-FAMILIES["Z-Image with its text encoder"] = Tiny("ZImage", {**FAMILIES["Z-Image"].network, "cap_feat_dim": 16}, width=16)
 
 
 def test_words_from_the_nodes_to_the_picture() -> None:
