@@ -77,11 +77,12 @@ if LACKING is None:
         with chromium() as driver:
             yield Page(driver, web_server)
 
-    @pytest.fixture(scope="session", params=["classic", "nodes2"])
-    def renderer(request: pytest.FixtureRequest, opened: Page) -> str:
-        """The frontend with one of its two renderers, freshly loaded."""
+    @pytest.fixture(scope="module", params=["classic", "nodes2"])
+    def renderer(request: pytest.FixtureRequest, opened: Page) -> Iterator[str]:
+        """The frontend with one of its two renderers, freshly loaded; closed at the end, for it draws on and on."""
         opened.use_renderer(request.param)
-        return request.param
+        yield request.param
+        opened.driver.get("about:blank")
 
     @pytest.fixture
     def page(opened: Page, renderer: str, request: pytest.FixtureRequest) -> Iterator[Page]:
