@@ -231,11 +231,14 @@ def _places(given: Tensor, own: Tensor, run: Sequence[int], start: int) -> list[
 def _alikeness(own: Tensor, given: Tensor, run: Sequence[int]) -> Tensor:
     """How alike the rows ``run`` of ``own`` and all rows of ``given`` are: (rows of run, rows of given), 1 for the same.
 
-    Cosines, counted from what the row has on average with the others of its text: in some encoders all rows are close.
+    Cosines, counted from what the row has on average with the others of its text: in some encoders all rows are close. 0
+    where a row of ``given`` is closer to another row of ``own``: in some, padding is close to a word that stands before it.
     """
-    wanted, others = F.normalize(own[run], dim=1), F.normalize(own, dim=1)
-    usual = ((wanted @ others.T).sum(dim=1, keepdim=True) - 1) / (len(own) - 1)
-    return (wanted @ F.normalize(given, dim=1).T - usual) / (1 - usual).clamp(min=1e-6)
+    own, given = F.normalize(own, dim=1), F.normalize(given, dim=1)
+    cosine = own @ given.T
+    nearest = cosine[run] >= cosine.amax(dim=0) - 1e-6
+    usual = ((own[run] @ own.T).sum(dim=1, keepdim=True) - 1) / (len(own) - 1)
+    return nearest * (cosine[run] - usual) / (1 - usual).clamp(min=1e-6)
 
 
 def _annotated(
