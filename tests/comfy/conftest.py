@@ -50,6 +50,7 @@ if PATH is not None:
     if Path(comfy_nodes.__file__).resolve() != (PATH / "nodes.py").resolve():
         raise pytest.UsageError(f"The module nodes is {comfy_nodes.__file__}, not ComfyUI's: check PYTHONPATH.")
     load_pack()
+    import comfy.model_management
     import comfy.utils
 
     comfy.utils.PROGRESS_BAR_ENABLED = False
@@ -76,6 +77,14 @@ def _as_in_comfyui() -> Iterator[None]:
     """ComfyUI executes nodes in inference mode."""
     with torch.inference_mode():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_dead_models() -> Iterator[None]:
+    """ComfyUI collects all garbage at every run, about a second each here, while a model is loaded whose last clone is gone."""
+    yield
+    loaded = comfy.model_management.current_loaded_models
+    loaded[:] = [model for model in loaded if not model.is_dead()]
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
