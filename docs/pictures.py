@@ -150,7 +150,8 @@ class Studio:
         )
         page.frames(8)
         page.wait(
-            "[...document.querySelectorAll('.lg-node img')].every((e) => e.complete && e.naturalWidth)"
+            "[...document.querySelectorAll('.lg-node img')]"
+            ".every((e) => getComputedStyle(e).visibility === 'hidden' || (e.complete && e.naturalWidth))"
             " && ![...document.querySelectorAll('.lg-node')].some((e) => e.textContent.includes('Loading...'))"
         )
         page.frames(8)
@@ -523,6 +524,75 @@ def sdxl_thumbnail(studio: Studio) -> Picture:
     studio.open("asyndm_sdxl")
     types = ("AsynDM_CrossAttentionMask", "AsynDM_TimestepMap", "AsynDM_Apply", "KSampler")
     return graph_thumbnail(studio.photograph(*types), "SDXL")
+
+
+def words_thumbnail(studio: Studio, name: str, title: str, *more: str) -> Picture:
+    """The graph of a template for a model that is not here, from the words on. more: other nodes, before the words."""
+    studio.open(name)
+    shown = more or ("AsynDM_TimestepMap", "AsynDM_KSampler", "AsynDM_Apply")
+    return graph_thumbnail(studio.photograph("AsynDM_CrossAttentionMask", *shown), title)
+
+
+@picture("workflows/asyndm_z_image.jpg")
+def z_image_thumbnail(studio: Studio) -> Picture:
+    """The graph."""
+    return words_thumbnail(studio, "asyndm_z_image", "Z-Image")
+
+
+@picture("workflows/asyndm_z_image_remove.jpg")
+def z_image_remove_thumbnail(studio: Studio) -> Picture:
+    """The graph, in part."""
+    studio.open("asyndm_z_image_remove")
+    types = ("AsynDM_CrossAttentionMask", "AsynDM_KSampler", "ThresholdMask", "GrowMask", "SetLatentNoiseMask", "MaskPreview")
+    return graph_thumbnail(studio.photograph(*types), "Z-Image: remove")
+
+
+@picture("workflows/asyndm_qwen_image.jpg")
+def qwen_image_thumbnail(studio: Studio) -> Picture:
+    """The graph."""
+    return words_thumbnail(studio, "asyndm_qwen_image", "Qwen-Image")
+
+
+@picture("workflows/asyndm_qwen_image_edit.jpg")
+def qwen_image_edit_thumbnail(studio: Studio) -> Picture:
+    """The graph, in part."""
+    return words_thumbnail(studio, "asyndm_qwen_image_edit", "Qwen-Image-Edit", "LoadImage", "PrimitiveStringMultiline")
+
+
+@picture("workflows/asyndm_krea2.jpg")
+def krea2_thumbnail(studio: Studio) -> Picture:
+    """The graph."""
+    return words_thumbnail(studio, "asyndm_krea2", "Krea 2")
+
+
+@picture("workflows/asyndm_flux2_klein.jpg")
+def flux2_klein_thumbnail(studio: Studio) -> Picture:
+    """The graph."""
+    return words_thumbnail(studio, "asyndm_flux2_klein", "Flux.2 Klein")
+
+
+@picture("workflows/asyndm_flux2_klein_edit.jpg")
+def flux2_klein_edit_thumbnail(studio: Studio) -> Picture:
+    """The graph, in part."""
+    return words_thumbnail(studio, "asyndm_flux2_klein_edit", "Flux.2 Klein: edit", "LoadImage", "PrimitiveStringMultiline")
+
+
+@picture("workflows/asyndm_flux1.jpg")
+def flux1_thumbnail(studio: Studio) -> Picture:
+    """The graph."""
+    return words_thumbnail(studio, "asyndm_flux1", "Flux.1")
+
+
+@picture("workflows/asyndm_sd35.jpg")
+def sd35_thumbnail(studio: Studio) -> Picture:
+    """The graph."""
+    return words_thumbnail(studio, "asyndm_sd35", "SD 3.5")
+
+
+@picture("workflows/asyndm_anima.jpg")
+def anima_thumbnail(studio: Studio) -> Picture:
+    """The graph."""
+    return words_thumbnail(studio, "asyndm_anima", "Anima")
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

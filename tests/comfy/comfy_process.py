@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -100,10 +101,13 @@ def start(
 ) -> Iterator[Server]:
     """A server with the empty folder ``base`` as its base folder, and the user's ``settings``; it ends with the block.
 
+    Its only picture to load is ComfyUI's own.
+
     custom_nodes: folders of node packs that it loads too. pack: a copy of this one under its own name, instead of this.
     """
     for folder in ("custom_nodes", "input", "models", "output", "temp", "user/default"):
         (base / folder).mkdir(parents=True)
+    shutil.copy(comfyui / "input" / "example.png", base / "input")
     ours = {PACK: ROOT} if pack is None else {pack.name: pack}
     for name, folder in {**ours, **{other.name: other for other in custom_nodes}}.items():
         (base / "custom_nodes" / name).symlink_to(folder, target_is_directory=True)

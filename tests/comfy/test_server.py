@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from comfy_process import PACK, Server
 from PIL import Image
+from test_workflows import FILES
 
 from demo.scorer import score
 from demo.world import SIZE, Claims, Promise
@@ -104,11 +105,11 @@ def test_templates_are_offered_with_their_thumbnails(server: Server) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(WORKFLOWS) - set(ON_DEMO_MODEL)))
-def test_nothing_but_the_checkpoint_is_missing(name: str, server: Server, object_info: dict[str, Any]) -> None:
+def test_nothing_but_the_models_is_missing(name: str, server: Server, object_info: dict[str, Any]) -> None:
     prompt = to_api(WORKFLOWS[name], object_info)
     errors = server.post(prompt)["node_errors"]
-    assert list(errors) == ids_of(prompt, "CheckpointLoaderSimple")
-    assert [error["type"] for entry in errors.values() for error in entry["errors"]] == ["value_not_in_list"]
+    assert set(errors) == {number for kind in FILES for number in ids_of(prompt, kind)}
+    assert {error["type"] for entry in errors.values() for error in entry["errors"]} == {"value_not_in_list"}
 
 
 @pytest.mark.parametrize("name", ON_DEMO_MODEL)

@@ -1,0 +1,256 @@
+"""Templates for models that are downloaded: they run in ComfyUI's executor, with tiny random models in the place of the files,
+whose loaders and text encoders are ComfyUI's own."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import comfy.ops
+import comfy.sd
+import comfy.utils
+import execution
+import folder_paths
+import numpy as np
+import pytest
+from comfy.ldm.models.autoencoder import AutoencoderKL
+from comfy.ldm.wan.vae import WanVAE
+from comfy.taesd.taesd import TAESD
+from families import FAMILIES, SD3, TEXT, make_transformer, randomise
+from PIL import Image
+from test_nodes import Server
+from test_server import ids_of, to_api
+from test_text_encoders import clip, small_eyes
+from test_workflows import EXTRAS, FILES, WORKFLOWS, lacks
+from torch import Tensor, nn
+
+import nodes
+
+ROOT = Path(__file__).resolve().parents[2]
+SIDE, STEPS = 128, 3
+
+
+def tiny_autoencoder() -> nn.Module:
+    """Of 16 channels, for latents of 1/8 of the size."""
+    return TAESD(latent_channels=16)
+
+
+def qwen_autoencoder() -> nn.Module:
+    """Of Qwen-Image's class, whose latents have frames."""
+    halved = [False, True, True]
+    return WanVAE(dim=8, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[], temperal_downsample=halved)
+
+
+def flux2_autoencoder() -> nn.Module:
+    """Of Flux.2's class. ComfyUI reads the width of its decoder from the file; that of the encoder is given."""
+    wide = {"double_z": True, "z_channels": 32, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128,
+            "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0,
+            "batch_norm_latent": True}  # fmt: skip
+    return AutoencoderKL(ddconfig=dict(wide), embed_dim=32, decoder_ddconfig={**wide, "ch": 32})
+
+
+class Tiny(NamedTuple):
+    """What stands in for a template's files.
+
+    family: its network, of families.py. text: what of that network changes, so that it takes the text of the encoder.
+    encoder: of test_text_encoders.
+    """
+
+    family: str
+    text: Mapping[str, Any]
+    encoder: str
+    autoencoder: Callable[[], nn.Module] = tiny_autoencoder
+
+
+Z_IMAGE = Tiny("Z-Image", {"cap_feat_dim": 16}, "Z-Image")
+KLEIN = Tiny("Flux.2 Klein", {"context_in_dim": 48}, "Flux.2 Klein", flux2_autoencoder)
+OF_4096 = {**SD3["context_embedder_config"], "params": {"in_features": 4096, "out_features": 128}}
+TINY = {
+    "asyndm_z_image": Z_IMAGE,
+    "asyndm_z_image_remove": Z_IMAGE,
+    "asyndm_qwen_image": Tiny("Qwen-Image", {"joint_attention_dim": 16}, "Qwen-Image", qwen_autoencoder),
+    "asyndm_qwen_image_edit": Tiny("Qwen-Image-Edit 2511", {"joint_attention_dim": 16}, "Qwen-Image", qwen_autoencoder),
+    "asyndm_krea2": Tiny("Krea 2", {"txtlayers": 12, "txtdim": 16}, "Krea2", qwen_autoencoder),
+    "asyndm_flux2_klein": KLEIN,
+    "asyndm_flux2_klein_edit": KLEIN,
+    "asyndm_flux1": Tiny("Flux.1 dev", {"context_in_dim": 16, "vec_in_dim": 16}, "Flux"),
+    "asyndm_sd35": Tiny("Stable Diffusion 3", {"adm_in_channels": 32, "context_embedder_config": OF_4096}, "SD3"),
+    "asyndm_anima": Tiny("Anima", {}, "Anima", qwen_autoencoder),
+}
+
+
+@pytest.fixture(scope="module")
+def object_info() -> dict[str, Any]:
+    """The pack and the extra nodes loaded by ComfyUI's own loader; the inputs of all nodes."""
+
+    async def load() -> None:
+        extras = Path(nodes.__file__).parent / "comfy_extras"
+        for path in (ROOT, *(extras / name for name in EXTRAS)):
+            assert await nodes.load_custom_node(str(path), module_parent="comfy_extras" if path != ROOT else "custom_nodes")
+
+    asyncio.run(load())
+    return {name: {"input": node.INPUT_TYPES()} for name, node in nodes.NODE_CLASS_MAPPINGS.items()}
+
+
+def network(tiny: Tiny) -> Any:
+    """A new MODEL of a template's family."""
+    model = make_transformer(tiny.family)
+    if tiny.family == "Anima":
+        from comfy.ldm.anima.model import LLMAdapter
+
+        ops = comfy.ops.disable_weight_init
+        adapter = LLMAdapter(source_dim=1024, target_dim=TEXT, model_dim=32, num_layers=1, num_heads=2, operations=ops)
+        randomise(adapter)
+        model.model.diffusion_model.llm_adapter = adapter
+    return model
+
+
+@pytest.fixture
+def prompt(
+    request: pytest.FixtureRequest, object_info: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
+    """A template as it is sent, on a picture that is quick to draw, while tiny models stand where its files would be."""
+    name: str = request.param
+    if lacking := lacks(WORKFLOWS[name], nodes.NODE_CLASS_MAPPINGS):
+        pytest.skip(lacking)
+    tiny = TINY[name]
+    family = FAMILIES[tiny.family]
+    monkeypatch.setitem(FAMILIES, tiny.family, family._replace(network={**family.network, **tiny.text}))
+    model, encoder = network(tiny), clip(tiny.encoder)
+    if ids_of(to_api(WORKFLOWS[name], object_info), "TextEncodeQwenImageEditPlus"):
+        small_eyes(encoder)
+
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    for node in WORKFLOWS[name]["nodes"]:
+        for file in node["properties"].get("models", ()):
+            folder = tmp_path / file["directory"]
+            folder.mkdir(exist_ok=True)
+            extensions = folder_paths.folder_names_and_paths[file["directory"]][1]
+            monkeypatch.setitem(folder_paths.folder_names_and_paths, file["directory"], ([str(folder)], extensions))
+            (folder / file["name"]).touch()
+            if file["directory"] == "vae":
+                comfy.utils.save_torch_file(weights(tiny.autoencoder()), str(folder / file["name"]))
+
+    def load_clip(ckpt_paths: list[str], clip_type: Any, **_: Any) -> Any:
+        (loader,) = (node for node in WORKFLOWS[name]["nodes"] if node["type"].endswith("CLIPLoader"))
+        assert len(ckpt_paths) == len(loader["properties"]["models"])
+        assert clip_type.name.lower() in loader["widgets_values"]
+        return encoder
+
+    def load_checkpoint(*_: Any, **__: Any) -> tuple:
+        return model, encoder, comfy.sd.VAE(sd=weights(tiny.autoencoder())), None
+
+    encode = comfy.sd.VAE.encode
+
+    def encode_small(self: Any, pixels: Tensor) -> Tensor:
+        """References are made of a million pixels, whatever the picture's size is."""
+        shrink = max(1, pixels.shape[1] // SIDE)
+        return encode(self, pixels[:, ::shrink, ::shrink])
+
+    monkeypatch.setattr(comfy.sd.VAE, "encode", encode_small)
+    monkeypatch.setattr(comfy.sd, "load_checkpoint_guess_config", load_checkpoint)
+    monkeypatch.setattr(comfy.sd, "load_diffusion_model", lambda *_, **__: model)
+    monkeypatch.setattr(comfy.sd, "load_clip", load_clip)
+    return small(to_api(WORKFLOWS[name], object_info))
+
+
+def weights(network: nn.Module) -> dict[str, Any]:
+    """Random ones."""
+    randomise(network)
+    with suppress(AttributeError):
+        network.bn.running_var.data.fill_(1.0)
+    return {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
+
+
+def small(prompt: dict[str, Any]) -> dict[str, Any]:
+    """A prompt for a small picture, in few steps."""
+    for number in ids_of(prompt, "FluxKontextImageScale"):
+        image = prompt[number]["inputs"]["image"]
+        inputs = {"image": image, "upscale_method": "area", "width": SIDE, "height": SIDE, "crop": "disabled"}
+        prompt[number] = {"class_type": "ImageScale", "inputs": inputs}
+    for node in prompt.values():
+        changes = {"width": SIDE, "height": SIDE, "steps": STEPS, "megapixels": (SIDE / 1024) ** 2}
+        inputs = node["inputs"]
+        inputs.update({key: value for key, value in changes.items() if key in inputs and not isinstance(inputs[key], list)})
+    return prompt
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Callable[[dict[str, Any]], list[np.ndarray]]]:
+    """Runs prompts; gives the pictures that they save."""
+    before = folder_paths.get_output_directory()
+    folder_paths.set_output_directory(str(tmp_path))
+    cache = {"ram": 0.0, "ram_inactive": 0.0, "lru": 0}
+    executor = execution.PromptExecutor(Server(), cache_type=execution.CacheType.CLASSIC, cache_args=cache)
+    runs = 0
+
+    def run(prompt: dict[str, Any]) -> list[np.ndarray]:
+        nonlocal runs
+        runs += 1
+        for number in ids_of(prompt, "SaveImage"):
+            prompt[number]["inputs"]["filename_prefix"] = f"run_{runs}_{number}"
+        valid, error, outputs, node_errors = asyncio.run(execution.validate_prompt("test", prompt, None))
+        assert valid, (error, node_errors)
+        executor.execute(prompt, f"test {runs}", {"client_id": "test"}, outputs)
+        assert executor.success, executor.status_messages[-1]
+        files = sorted(tmp_path.glob(f"run_{runs}_*.png"))
+        assert len(files) == len(ids_of(prompt, "SaveImage"))
+        return [np.asarray(Image.open(file).convert("RGB")).astype(int) for file in files]
+
+    yield run
+    folder_paths.set_output_directory(before)
+
+
+def synchronous(prompt: dict[str, Any]) -> dict[str, Any]:
+    """The same with every map's mode as its note says, to compare."""
+    changed = copy.deepcopy(prompt)
+    for number in ids_of(changed, "AsynDM_TimestepMap"):
+        changed[number]["inputs"]["mode"] = "synchronous"
+    return changed
+
+
+def without(prompt: dict[str, Any]) -> dict[str, Any]:
+    """The same with ComfyUI's own nodes in the places of the pack's."""
+    stock = {number: node for number, node in copy.deepcopy(prompt).items() if "Compare" not in node["class_type"]}
+    instead: dict[str, Any] = {}
+    for number in ids_of(stock, "AsynDM_CrossAttentionMask"):
+        inputs = stock[number]["inputs"]
+        stock[number] = {"class_type": "CLIPTextEncode", "inputs": {name: inputs[name] for name in ("clip", "text")}}
+        if "conditioning" in inputs:
+            instead[number] = inputs["conditioning"]
+    for number in ids_of(stock, "AsynDM_Apply"):
+        instead[number] = stock.pop(number)["inputs"]["model"]
+    for number in ids_of(stock, "AsynDM_KSampler"):
+        inputs = stock[number]["inputs"]
+        dropped = ("timestep_map", "eta", "preview")
+        stock[number] = {"class_type": "KSampler", "inputs": {key: inputs[key] for key in inputs if key not in dropped}}
+    for number in ids_of(stock, "AsynDM_TimestepMap"):
+        del stock[number]
+    for node in stock.values():
+        for key, value in node["inputs"].items():
+            if isinstance(value, list) and value[0] in instead:
+                node["inputs"][key] = instead[value[0]]
+    return stock
+
+
+def test_every_downloaded_model_has_its_tiny_one() -> None:
+    """Checkpoints of SD1.5 and SDXL are tested everywhere else."""
+    loading = {name for name, workflow in WORKFLOWS.items() if any(node["type"] in FILES for node in workflow["nodes"])}
+    assert set(TINY) == loading - {"asyndm_sd15", "asyndm_sdxl"}
+
+
+@pytest.mark.parametrize("prompt", TINY, indirect=True)
+def test_it_runs(prompt: dict[str, Any], run: Callable[[dict[str, Any]], list[np.ndarray]]) -> None:
+    """Its words are read and its map acts; in mode synchronous it is ComfyUI's own graph, bit for bit."""
+    ours, level = run(prompt), run(synchronous(prompt))
+    assert len(ours) == len(level) > 0
+    for a, b in zip(ours, level, strict=True):
+        assert a.std() > 5 and np.abs(a - b).max() > 2
+    given = [value for node in prompt.values() for value in node["inputs"].values()]
+    if not any([number, 1] in given for number in ids_of(prompt, "AsynDM_KSampler")):  # the mask, which KSampler has not
+        for a, b in zip(level, run(without(prompt)), strict=True):
+            assert np.array_equal(a, b)
