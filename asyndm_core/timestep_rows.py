@@ -62,9 +62,11 @@ class Layout:
         self._indices: dict[Any, Tensor | None] = {}
 
     def sequence(self, length: Any) -> Tensor:
-        """The row of each token (B or 1, length) of a sequence with the picture in it."""
+        """The row of each token (B or 1, length) of a sequence with the picture in it, or of all that follows the picture."""
         if length == self.tokens:
             return self.places.flatten(1)
+        if length == self.tail:
+            return self.places.new_zeros(1, length)
         before = 0 if self.opens else length - self.tokens - self.tail
         after = length - self.tokens - before
         if before < 0 or after < 0:
@@ -248,8 +250,9 @@ def _gathered(
 ) -> Tensor | None:  # fmt: skip
     """Rows as an ordinary tensor that broadcasts to ``shape``, each token's own; None where they meet no tokens there.
 
-    beside: the tensor that they meet, or None; written: in place. Then, or where it is shorter than the picture, it may be a
-    part of a sequence. (torch.compile cannot see that; it has no need to where the length says it all.)
+    beside: the tensor that they meet, or None; written: in place. Then, or where it is shorter than the picture or as long as
+    what follows it, it may be a part of a sequence. (torch.compile cannot see that; it has no need to where the length says
+    it all.)
     The dimensions along which rows have one entry and ``shape`` has more are tokens, unless it is only the last (features:
     timesteps times frequencies) or a table.
     """
@@ -263,7 +266,7 @@ def _gathered(
     kept = [d for d in range(rank) if d not in spread]
     batch = next((d for d in kept if size[d] == layout.batch), None) if layout.batch > 1 else None
     images = 1 if batch is None else layout.batch
-    apart = len(spread) == 1 and (written or extents[0] < layout.tokens)
+    apart = len(spread) == 1 and (written or extents[0] < layout.tokens or extents[0] == layout.tail)
     index = layout.index(extents, _slice(beside, spread[0]) if apart else None, images)
     if index is None:
         return None
@@ -401,7 +404,7 @@ def _joined(func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     ours = next(t for t in tensors if isinstance(t, TimestepRows))
     rank = ours.every.ndim - 1
     dim = dim % rank
-    if dim != rank - 1 and any(not isinstance(t, TimestepRows) and t.shape[dim] > TABLE for t in tensors):
+    if 0 < dim < rank - 1 and any(not isinstance(t, TimestepRows) and t.shape[dim] > TABLE for t in tensors):
         return func([reference(t) for t in tensors], dim=dim)
     count = ours.every.shape[0]
     return _wrapped(

@@ -21,7 +21,10 @@ from test_transformers import TOLERANCE, calls_of, each_its_own, left, sampled
 from tiny import asyn, difference, painted, same
 from torch import Tensor, nn
 
-COMPILED = ("Flux.1 dev", "Z-Image", "Qwen-Image", "Stable Diffusion 3", "Flux.2 dev", "Krea 2", "Anima", "Chroma")
+COMPILED = (
+    "Flux.1 dev", "Z-Image", "Qwen-Image", "Qwen-Image-Edit 2511", "Stable Diffusion 3", "Flux.2 dev", "Krea 2", "Anima",
+    "Chroma",
+)  # fmt: skip
 MORE_GRAPHS = {"Anima": 5, "Chroma": 9}
 """These are compiled anew for some numbers of timesteps."""
 QUANTISED = ("Flux.1 dev", "Z-Image", "Qwen-Image", "Stable Diffusion 3", "Krea 2")

@@ -88,10 +88,33 @@ def overridden(patched: comfy.model_patcher.ModelPatcher, override: Any) -> comf
     return patched
 
 
+@contextmanager
+def told_of(record: Record, name: str) -> Iterator[None]:
+    """While it lasts, a record is kept also of attention that no override reaches."""
+    if name not in WITHOUT_OPTIONS:
+        yield
+        return
+    module = importlib.import_module(f"comfy.ldm.{WITHOUT_OPTIONS[name]}")
+    own = module.optimized_attention
+
+    def note(network: Any, args: tuple, kwargs: dict) -> None:
+        record.groups = list(kwargs["transformer_options"]["cond_or_uncond"])
+
+    handle = transformer(name).model.diffusion_model.register_forward_pre_hook(note, with_kwargs=True)
+    module.optimized_attention = lambda *args, **kwargs: record(own, *args, **kwargs)
+    try:
+        yield
+    finally:
+        module.optimized_attention = own
+        handle.remove()
+
+
 def picture(name: str, batch: int = 1) -> dict[str, Any]:
-    """A LATENT of 4 x 5 tokens, the last row of them cut off where the family takes that; larger where the reference is."""
-    if name in ("HiDream-E1", "Qwen-Image-Edit 2511"):
+    """A LATENT of 4 x 5 tokens, the last row of them cut off where the family takes that; as large as a picture beside it."""
+    if name == "HiDream-E1":
         return empty(name, batch)
+    if name.startswith("PixArt"):
+        return empty(name, batch, (8, 60))  # smaller ones it can't place
     height, width = family_of(transformer(name).model.diffusion_model).patch_of(transformer(name).model.diffusion_model)
     return empty(name, batch, (4 * height - (name in PLAIN and height == 2), 5 * width))
 

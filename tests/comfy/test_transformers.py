@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import comfy.sample
@@ -107,7 +108,7 @@ def exchanged(network: nn.Module, call: Call) -> Tensor:
         one = value[rows.expand(batch, -1), picture, torch.arange(value.shape[2])]
         return torch.cat([one] * copies)
 
-    def exchange(value: Any) -> Any:
+    def exchange(value: Any, of_references: bool) -> Any:
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim < 2:
             return value
         shape = value.shape
@@ -117,18 +118,19 @@ def exchanged(network: nn.Module, call: Call) -> Tensor:
             return value
         apart = value.view(copies, batch, *shape[1:])
         if value.ndim == 3 and shape[1] > 16:
-            if shape[1] < tokens or shape[1] in texts:
+            if shape[1] < tokens or shape[1] in texts or of_references:
                 return torch.cat([apart[0]] * copies)
             return chosen(apart, places.sequence(shape[1]))
         if value.ndim == 5 and shape[1] == 1 and tuple(shape[2:4]) == places.grid:
             return chosen(apart.flatten(2, 4), own).view(shape)
         return value
 
-    def before(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        return tuple(map(exchange, args)), {key: exchange(value) for key, value in kwargs.items()}
+    def before(of_references: bool) -> Callable:
+        each = partial(exchange, of_references=of_references)
+        return lambda module, args, kwargs: (tuple(map(each, args)), {key: each(value) for key, value in kwargs.items()})
 
-    layers = [module for name, module in network.named_modules() if name and "distilled_guidance" not in name]
-    handles = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in layers]
+    layers = {name: module for name, module in network.named_modules() if name and "distilled_guidance" not in name}
+    handles = [layer.register_forward_pre_hook(before("ref_image" in name), with_kwargs=True) for name, layer in layers.items()]
     options = {key: value for key, value in call.kwargs["transformer_options"].items() if key in KEPT}
     kwargs = {key: copied(value) for key, value in call.kwargs.items()} | {"transformer_options": options}
     try:
@@ -209,6 +211,55 @@ def test_a_uniform_map_given_as_rows_is_stock(name: str) -> None:
         output = model.diffusion_model(call.args[0], rows, *call.args[2:], **call.kwargs)
     assert rows.every.unique().numel() == 1
     assert difference(output, call.output) < TOLERANCE
+
+
+# --- reference pictures ----------------------------------------------------------------------------------------------------
+
+REFERRING = (
+    "Z-Image omni", "Flux.1 Kontext", "Qwen-Image-Edit", "Flux.2 with references", "Mage-Flow with references",
+    "OmniGen2 with references", "Boogu", "JoyImage",
+)  # fmt: skip
+SIZES: dict[str, Callable[[int, int], list[tuple[int, int]]]] = {
+    "larger": lambda height, width: [(height + 4, width + 2)],
+    "as large": lambda height, width: [(height, width)],
+    "smaller": lambda height, width: [(height - 4, width - 6)],
+    "of three sizes": lambda height, width: [(height - 4, width), (height, width), (height + 2, width + 4)],
+}
+
+
+def refer(monkeypatch: pytest.MonkeyPatch, name: str, sizes: list[tuple[int, int]], **more: Any) -> None:
+    """Prompts of a family refer to pictures of these sizes while the test lasts, and have more entries."""
+    given = {"reference_latents": None, **FAMILIES[name].more(), **more}
+    channels, framed = FAMILIES[name].latents[0], FAMILIES[name].framed
+    shapes = [(1, channels, *([1] if framed else []), *size) for size in sizes]
+    given["reference_latents"] = [random(*shape, seed=3 + n) for n, shape in enumerate(shapes)]
+    monkeypatch.setitem(FAMILIES, name, FAMILIES[name]._replace(more=lambda: dict(given)))
+
+
+def check_exactness(name: str, batch: int, cfg: float) -> None:
+    """Two regions against the exchanged copies, with reference pictures in sight."""
+    patched = transformer(name)
+    _, height, width = FAMILIES[name].latents
+    region = painted(left(height, width), 1 - left(height, width))
+    with calls_of(patched) as calls:
+        sampled(name, asyn(patched, region), batch=batch, cfg=cfg)
+    mapped = [call for call in calls if isinstance(call.args[1], TimestepRows)]
+    assert len(mapped) >= 1
+    for call in mapped:
+        assert difference(call.output, exchanged(patched.model.diffusion_model, call)) < TOLERANCE
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize(
+    "name", ["Qwen-Image-Edit 2511", "Krea 2 with references", *(pytest.param(n, marks=pytest.mark.whole) for n in REFERRING)]
+)
+def test_reference_pictures_of_any_size(name: str, sizes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are at the reference row, and those that the model itself puts at timestep 0 stay there; of one picture too."""
+    _, height, width = FAMILIES[name].latents
+    refer(monkeypatch, name, SIZES[sizes](height, width))
+    check_exactness(name, batch=1, cfg=1.0)
+    check_exactness(name, batch=2, cfg=2.0)
+    test_a_uniform_map_given_as_rows_is_stock(name)
 
 
 # --- batches, sizes, number types ------------------------------------------------------------------------------------------

@@ -111,6 +111,28 @@ def test_every_token_gets_its_own_row(opens: bool, tail: int) -> None:
         torch.testing.assert_close(ours, own + tokens * (1 + own))
 
 
+@pytest.mark.parametrize("tail", [TOKENS - 20, TOKENS, TOKENS + 12])
+def test_what_follows_the_picture_apart(tail: int) -> None:
+    """Reference pictures, more or fewer tokens than the picture's, that a network modulates by themselves."""
+    rows, tokens = rows_of(BATCH, WIDTH, tail=tail), random(BATCH, TOKENS + tail, WIDTH, seed=4)
+    row = F.pad(pixels().flatten(1), (0, tail))
+    expected = tokens * rows.every[row, torch.arange(BATCH)[:, None]]
+    parts = [tokens[:, :TOKENS] * rows[:, None], tokens[:, TOKENS:] * rows[:, None]]
+    assert all(type(part) is Tensor for part in parts)
+    assert torch.equal(torch.cat(parts, dim=1), expected)
+    if tail > TOKENS:
+        assert torch.equal(tokens[:, TOKENS:].contiguous() * rows[:, None], expected[:, TOKENS:])
+
+
+def test_pictures_joined_to_others_of_a_large_batch() -> None:
+    batch = 20
+    rows = TimestepRows.of(random(ROWS, batch, 1, WIDTH), Layout(pixels(batch=1), (1, 1), batch))
+    zeros = torch.zeros(batch, 1, WIDTH)
+    joined = torch.cat([rows, zeros], dim=0)
+    assert isinstance(joined, TimestepRows)
+    assert torch.equal(joined[:batch].every, rows.every) and torch.equal(joined[batch:].every, zeros.expand(ROWS, -1, -1, -1))
+
+
 def test_grids_and_pixels() -> None:
     """Tokens in rows and columns, latent pixels with and without channels, and a size that is padded up to whole patches."""
     places = Layout(pixels(patch=2)[:, :11, :15], (2, 2), BATCH)
