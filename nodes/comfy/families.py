@@ -63,8 +63,9 @@ class Family(NamedTuple):
 
 
 def _references(network: nn.Module, inputs: Inputs, patch: tuple[int, int], tokens: int) -> int:
-    """The tokens of reference pictures."""
-    return reference_tokens(inputs, patch)
+    """The tokens of reference pictures, which some networks leave out where no method is given of placing them."""
+    method = inputs.get("ref_latents_method", getattr(network, "default_ref_method", "offset"))
+    return 0 if method is None else reference_tokens(inputs, patch)
 
 
 def _padding(network: nn.Module, inputs: Inputs, patch: tuple[int, int], tokens: int) -> int:

@@ -262,6 +262,31 @@ def test_reference_pictures_of_any_size(name: str, sizes: str, monkeypatch: pyte
     test_a_uniform_map_given_as_rows_is_stock(name)
 
 
+@pytest.mark.parametrize("sizes", ["larger", "smaller"])
+@pytest.mark.parametrize("name", ["Krea 2", "Mage-Flow"])
+def test_reference_pictures_that_are_left_out(name: str, sizes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Krea 2 takes none where no method of placing them is given; Mage-Flow needs none."""
+    _, height, width = FAMILIES[name].latents
+    without = sampled(name, asyn(transformer(name), painted(left(height, width))))
+    refer(monkeypatch, name, SIZES[sizes](height, width))
+    check_exactness(name, batch=1, cfg=2.0)
+    given = sampled(name, asyn(transformer(name), painted(left(height, width))))
+    assert same(given, without) == (name == "Krea 2")
+
+
+@pytest.mark.parametrize("sizes", ["larger", "smaller"])
+@pytest.mark.parametrize("method", ["offset", "index", "uxo", "negative_index", "index_timestep_zero"])
+@pytest.mark.parametrize("name", ["Flux.1 Kontext", "Qwen-Image-Edit", "Flux.2 Klein", "Krea 2"])
+@pytest.mark.whole
+def test_methods_of_placing_reference_pictures(name: str, method: str, sizes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if (name, method) == ("Flux.1 Kontext", "index_timestep_zero"):
+        pytest.skip("with guidance it has no room there for two pictures")
+    _, height, width = FAMILIES[name].latents
+    refer(monkeypatch, name, SIZES[sizes](height, width), reference_latents_method=method)
+    check_exactness(name, batch=1, cfg=1.0)
+    check_exactness(name, batch=1, cfg=2.0)
+
+
 # --- batches, sizes, number types ------------------------------------------------------------------------------------------
 
 
