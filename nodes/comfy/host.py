@@ -124,6 +124,7 @@ class ComfyHost:
         start = ComfyHost.denoise.__code__
         self._arrival = Arrival(guider, entrances, lambda: self.model_options, latent.shape[-2:], start, WRAPPER_KEY)
         self._pixels: PixelTimesteps | None = None
+        self._as_comfy = True
         self._watching = False
         self._every_prediction = False
         self._input: Tensor | None = None
@@ -137,9 +138,12 @@ class ComfyHost:
         self._controls: dict[Any, MapControl] = {}
         self._blocks = ResidualBlocks()
 
-    def inpaint(self, model_k: Any, denoise_mask: Tensor | None) -> None:
-        """Take over ComfyUI's own model of masked latents (KSamplerX0Inpaint) and its mask (1 where to denoise)."""
-        self._model_k, self._denoise_mask = model_k, denoise_mask
+    def inpaint(self, model_k: Any, denoise_mask: Tensor | None, as_comfy: bool = True) -> None:
+        """Take over ComfyUI's own model of masked latents (KSamplerX0Inpaint) and its mask (1 where to denoise).
+
+        as_comfy: known pixels are what the model makes of them in ComfyUI; else the map says how noisy they are.
+        """
+        self._model_k, self._denoise_mask, self._as_comfy = model_k, denoise_mask, as_comfy
 
     def to_comfy(self, x: Tensor) -> Tensor:
         """Latents (B, C, H, W) as ComfyUI has them for this model."""
@@ -189,7 +193,7 @@ class ComfyHost:
         scalar = sigma.amin(dim=(1, 2, 3)).to(x) if reference is None else x.new_full((x.shape[0],), float(reference))
         mask, given = self._mask_now(), self.from_comfy(self._model_k.latent_image)
         if mask is not None:
-            x = blend(x, self.noised(self.from_comfy(self._model_k.noise), given, sigma), mask)
+            x = blend(x, self._known(self.from_comfy(self._model_k.noise), given, sigma), mask)
         x = self.to_comfy(x)
         denoised = self.guider(x, scalar, model_options=self.model_options, seed=self.seed)
         check_prediction(self.guider, denoised, x)
@@ -267,6 +271,13 @@ class ComfyHost:
         """``latent`` with ``noise`` at the map ``sigma`` (B, 1, H, W), by the model's own noise_scaling."""
         folded = self.sampling.noise_scaling(sigma.reshape(-1), fold(noise), fold(latent), max_denoise)
         return unfold(folded, latent)
+
+    def _known(self, noise: Tensor, given: Tensor, sigma: Tensor) -> Tensor:
+        """What the model is shown of the given latents at the map ``sigma`` (B, 1, H, W): some are shown them clean."""
+        if not self._as_comfy:
+            return self.noised(noise, given, sigma)
+        shown = self.model.scale_latent_inpaint(sigma=sigma.reshape(-1), noise=fold(noise), latent_image=fold(given))
+        return unfold(shown, given)
 
     def watch_only(self) -> None:
         """Read attention in every prediction from now on, without maps: for stock sampling that is to be looked at.
@@ -387,6 +398,8 @@ class ComfyHost:
     def _apply_model(self, executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The model's call: with the map if one came along, watched if asked."""
         index = kwargs.pop(PIXELS, None)
+        if self._pixels is not None and not self._as_comfy:
+            kwargs.pop("denoise_mask", None)  # some models scale their timestep by it
         if self._pixels is not None and index is None:
             self._arrival.interfered()
         if self._pixels is not None and index.shape != (x.shape[0], *x.shape[-2:]):

@@ -253,7 +253,7 @@ class _Run:
         self.seed = extra_args.get("seed")
         self.sampler = sampler
         self.host = ComfyHost(guider, extra_args, plan.words, noise, self.sampler.needs_uncond)
-        self.host.inpaint(self._inpaint_model(guider, noise, latent), denoise_mask)
+        self.host.inpaint(self._inpaint_model(guider, noise, latent), denoise_mask, as_comfy=share is None)
         self.noise, self.latent = self.host.from_comfy(noise), self.host.from_comfy(latent)
         self.clock = self.host.clock(sigmas, plan.paper)
         self.last_word = last_word(plan.words, [cond for cond in conds if in_force(cond, sigmas[0])])

@@ -65,14 +65,13 @@ class Transformer:
         return TokenReader(self.family.reading, call, self._chosen[network])
 
     @contextmanager
-    def told(self, model: Any, latents: PixelTimesteps, index: Tensor, inputs: dict[str, Any]) -> Iterator[None]:
+    def told(self, model: Any, latents: PixelTimesteps, index: Tensor, inputs: Mapping[str, Any]) -> Iterator[None]:
         """While it lasts, a model's network knows the noise level of every token.
 
         latents: the distinct sigmas and their map. index (B, H, W): the map of this call's batch, which has a row for every
         image of every cond, and is cropped where the cond has an area; it is on the network's device. inputs: what the
-        model is called with; the mask by which some scale their one timestep is taken out, as the map says it all.
+        model is called with.
         """
-        inputs.pop("denoise_mask", None)
         sampling, network = model.model_sampling, model.diffusion_model
         values = latents.values.to(index.device)
         levels = levels_of(values, index).clamp(min=sampling.sigmas[0])

@@ -338,12 +338,28 @@ def on_image(name: str, patched: Any, image: dict[str, Any], **more: Any) -> Ten
     )
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [*KINDS, "Cosmos Predict2"])
 def test_inpainting(name: str) -> None:
+    """As the model has it: Cosmos is shown known pixels clean, and told a timestep by how much of the picture is drawn."""
     each_its_own(lambda change: on_image(name, change(transformer(name)), masked(name)))
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("known", ["clean", "ahead"])
+def test_where_the_map_says_how_noisy_known_pixels_are(known: str) -> None:
+    """Cosmos is told every pixel's own timestep, whatever part of the picture is drawn."""
+    name, patched = "Cosmos Predict2", transformer("Cosmos Predict2")
+    seen: list[Snapshot] = []
+    with calls_of(patched) as calls:
+        on_image(name, asyn(patched, painted(left(12, 16)), on_step=seen.append, known_pixels=known), masked(name, 1))
+    assert len(calls) == len(seen) == 4
+    for call, snapshot in zip(calls, seen, strict=True):
+        told = call.rows.every[:, 0].flatten().unique()
+        sampling = patched.model.model_sampling
+        expected = sampling.timestep(snapshot.sigma.flatten().clamp(min=sampling.sigmas[0])).unique()
+        torch.testing.assert_close(told, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", [*KINDS, "Cosmos Predict2"])
 @pytest.mark.parametrize("known", ["clean", "ahead"])
 def test_known_pixels(name: str, known: str) -> None:
     """Tokens of nothing but known pixels are at their own level, and end as they were given; the others are one level each."""
