@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from math import ceil, prod
+from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
@@ -66,12 +68,14 @@ class Reading(NamedTuple):
     """How the words are read in the networks of one class.
 
     blocks: the attributes that hold the blocks in which pictures see text, in their order. choose: (network, how many blocks)
-    -> which of them are read. place: where words and picture are.
+    -> which of them are read. place: where words and picture are. within: the attribute of a block that attends, where it
+    does not hand ComfyUI's options to its attention.
     """
 
     blocks: tuple[str, ...]
     choose: Callable[[nn.Module, int], Collection[int]]
     place: Callable[[Call], Place]
+    within: str | None = None
 
     def chosen(self, network: nn.Module) -> frozenset[int]:
         """The numbers of the blocks that are read."""
@@ -108,6 +112,19 @@ def across(call: Call) -> Place:
     """The picture attends to the text in an attention of its own, after one to itself."""
     again = 2 if call.picture == call.text else 1
     return Place(Sequences(call.picture, call.text, 0, call.grid), (Span(0, 0, call.text),), again)
+
+
+def across_alone(call: Call) -> Place:
+    """The same, where that attention alone is told of."""
+    return across(call)._replace(again=1)
+
+
+def across_two_texts(call: Call) -> Place:
+    """HunyuanDiT: the tokens of a second encoder follow those of the first."""
+    further = call.inputs["encoder_hidden_states_t5"].shape[1]
+    keys = call.text + further
+    spans = (Span(0, 0, call.text), Span(call.text, call.rows, further))
+    return Place(Sequences(call.picture, keys, 0, call.grid), spans)
 
 
 def padded_before(call: Call) -> Place:
@@ -216,8 +233,50 @@ class TokenReader(NamedTuple):
     @contextmanager
     def watching(self, parts: Sequence[Part], options: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         """While it lasts, the parts see what is called with these transformer_options."""
-        place = self.reading.place(self.call)
-        yield {**options, OVERRIDE: _Override(parts, place, self.chosen, options.get(OVERRIDE))}
+        place, within = self.reading.place(self.call), self.reading.within
+        if within is None:
+            yield {**options, OVERRIDE: _Override(parts, place, self.chosen, options.get(OVERRIDE))}
+            return
+        blocks = [getattr(block, within) for name in self.reading.blocks for block in getattr(self.call.network, name)]
+        with _overridden(blocks, _Override(parts, place, self.chosen, None)):
+            yield options
+
+
+ATTENTION = ("optimized_attention", "optimized_attention_masked")
+"""The names by which ComfyUI's networks know its attention."""
+
+
+@contextmanager
+def _overridden(modules: Sequence[nn.Module], override: Callable) -> Iterator[None]:
+    """While it lasts, the attention that modules call is overridden, though they hand no options on.
+
+    They run their own code. Only in it ComfyUI's attention is another name's: the same function, given the option.
+    """
+    before = [vars(module).get("forward") for module in modules]
+    given: dict[Any, FunctionType] = {}
+    try:
+        for module in modules:
+            own = getattr(module.forward, "__func__", None)
+            if isinstance(own, FunctionType):
+                given[own] = given.get(own) or _with_option(own, override)
+                module.forward = MethodType(given[own], module)
+        yield
+    finally:
+        for module, earlier in zip(modules, before, strict=True):
+            vars(module).pop("forward", None)
+            if earlier is not None:
+                module.forward = earlier
+
+
+def _with_option(function: FunctionType, override: Callable) -> FunctionType:
+    """A function that gives its attention the option."""
+    names = function.__globals__
+    given = {name: partial(names[name], transformer_options={OVERRIDE: override}) for name in ATTENTION if name in names}
+    copy = FunctionType(
+        function.__code__, {**names, **given}, function.__name__, function.__defaults__, function.__closure__
+    )  # fmt: skip
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
 
 
 class _Override:

@@ -17,6 +17,8 @@ from .attention import (
     Reading,
     across,
     across_after_text,
+    across_alone,
+    across_two_texts,
     before_references,
     behind_registers,
     evenly,
@@ -108,7 +110,9 @@ MIDDLE = evenly(0.35, 0.7, 5)
 FLUX_READING = Reading(("double_blocks",), _of_flux, padded_before)
 CHROMA_READING = Reading(("double_blocks",), late(0.75, 4), joint)
 LUMINA_READING = Reading(("layers",), evenly(0.5, 0.65, 4), in_multiples)
-COSMOS_READING = Reading(("blocks",), evenly(0.125, 0.65, 8), across)
+CROSSED = evenly(0.125, 0.65, 8)
+"""Where pictures cross to text in an attention of its own."""
+COSMOS_READING = Reading(("blocks",), CROSSED, across)
 
 FAMILIES: Mapping[str, Family] = {
     "lumina.model.NextDiT": Family("Z-Image, Lumina2, NewBie", tail=_padding, reading=LUMINA_READING),
@@ -150,7 +154,9 @@ FAMILIES: Mapping[str, Family] = {
         text=(*OMNIGEN_REFERENCES, r"double_stream_layers\.\d+\.instruct_norm[12]$"),
         reading=Reading(("double_stream_layers", "single_stream_layers"), MIDDLE, before_references),
     ),
-    "ernie.model.ErnieImageModel": Family("ERNIE-Image", opens=_always),
+    "ernie.model.ErnieImageModel": Family(
+        "ERNIE-Image", opens=_always, reading=Reading(("layers",), MIDDLE, joint, within="self_attention")
+    ),
     "chroma.model.Chroma": Family("Chroma", columns=CHROMA, reading=CHROMA_READING),
     "chroma_radiance.model.ChromaRadiance": Family("Chroma Radiance", columns=CHROMA, reading=CHROMA_READING),
     "hunyuan_video.model.HunyuanVideo": Family(
@@ -162,15 +168,15 @@ FAMILIES: Mapping[str, Family] = {
     "kandinsky5.model.Kandinsky5": Family(
         "Kandinsky 5 Image",
         text=(r"text_transformer_blocks\.\d+\.text_modulation$",),
-        reading=Reading(("visual_transformer_blocks",), evenly(0.125, 0.65, 8), across_after_text),
+        reading=Reading(("visual_transformer_blocks",), CROSSED, across_after_text),
     ),
     "aura.mmdit.MMDiT": Family(
         "AuraFlow",
         text=(r"\.modC$",),
         reading=Reading(("double_layers", "single_layers"), MIDDLE, behind_registers),
     ),
-    "pixart.pixartms.PixArtMS": Family("PixArt"),
-    "hydit.models.HunYuanDiT": Family("HunyuanDiT"),
+    "pixart.pixartms.PixArtMS": Family("PixArt", reading=Reading(("blocks",), CROSSED, across_alone, within="cross_attn")),
+    "hydit.models.HunYuanDiT": Family("HunyuanDiT", reading=Reading(("blocks",), CROSSED, across_two_texts, within="attn2")),
     "pixeldit.model.PixDiT_T2I": Family(
         "PixelDiT", text=(r"adaLN_modulation_txt$",), reading=Reading(("patch_blocks",), MIDDLE, up_to_most)
     ),

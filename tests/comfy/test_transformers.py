@@ -22,6 +22,7 @@ from asyndm_pack.asyndm_core.regions import Regions, Target
 from asyndm_pack.asyndm_core.run import Snapshot
 from asyndm_pack.asyndm_core.samplers import SAMPLERS
 from asyndm_pack.asyndm_core.timestep_rows import TimestepRows
+from asyndm_pack.nodes.comfy import families
 from asyndm_pack.nodes.comfy.conditioning import ANNOTATION, Annotation
 from asyndm_pack.nodes.comfy.model import UnsupportedModelError
 from asyndm_pack.nodes.comfy.network import network_of
@@ -460,7 +461,8 @@ def test_a_model_without_a_row_is_refused_by_name() -> None:
         network_of(model, torch.zeros(1, 4, 8, 8))
 
 
-def test_words_are_refused_where_they_cannot_be_read() -> None:
+def test_words_are_refused_where_they_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(families, "FAMILIES", {key: row._replace(reading=None) for key, row in families.FAMILIES.items()})
     positive = [[prompt("PixArt Sigma")[0][0], {ANNOTATION: Annotation({"fox": (3,)}, 19)}]]
     with pytest.raises(UnsupportedModelError, match=r"PixArt.*paint the regions"):
         ksampler(asyn(transformer("PixArt Sigma"), Regions((Target("fox"),))), positive=positive,
