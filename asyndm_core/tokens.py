@@ -62,8 +62,8 @@ def find_word(tokenize: Tokenize, prompt: str, target: str) -> list[int]:
     for start, end in places:
         word = prompt[start:end]
         with_other = lambda other, start=start, end=end: tokenize(prompt[:start] + other + prompt[end:])  # noqa: E731
-        if word.isascii() or _changed(pieces, with_other(_UNREADABLE)):
-            found.update(piece.position for piece in _changed(pieces, with_other(_stand_in(word))))
+        if word.isascii() or changed(pieces, with_other(_UNREADABLE)):
+            found.update(piece.position for piece in changed(pieces, with_other(_stand_in(word))))
     return sorted(found)
 
 
@@ -75,7 +75,7 @@ def _stand_in(word: str) -> str:
     return chosen if word[0].isalnum() else f" {chosen} "
 
 
-def _changed(pieces: Sequence[Piece], others: Sequence[Piece]) -> Sequence[Piece]:
+def changed(pieces: Sequence[Piece], others: Sequence[Piece]) -> Sequence[Piece]:
     """The pieces between what two texts have in common at their beginning and at their end."""
     most = min(len(pieces), len(others))
     before = 0

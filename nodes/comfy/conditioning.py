@@ -12,7 +12,7 @@ from torch import Tensor
 from ...asyndm_core.regions import Target
 from ...asyndm_core.tokens import UnknownWordError, unknown_word
 from ...asyndm_core.words import check_count, content_phrases, divided, parse_targets, shortened
-from .words import TRAILING, Places, find_words
+from .words import TRAILING, Places, find_words, text_positions
 
 ANNOTATION = "asyndm_targets"
 """Key of the annotation in a conditioning's dict. Part of what saved files and other packs may rely on."""
@@ -25,6 +25,8 @@ ALIKE = 0.9
 """How alike (1: the same; 0: as one token of a text is to another) the vectors of one token in one context are, at least.
 In other contexts a token is not told from others: in shuffled prompts of the demo model, every seventh is nearer to another.
 """
+UNCHANGED = 0.99
+"""The same for a token behind the very same ones, where an encoder is causal."""
 
 
 class Annotation(NamedTuple):
@@ -86,20 +88,21 @@ def annotate_given(conditioning: Conditioning, clip: Any, text: str, annotation:
     Its vectors are compared with those that ``clip`` makes of the text: at the words' tokens first, then everywhere (of
     Conditioning (Concat), the text may be the second part). Where a word is not there, also with those without weights, and
     of the parts of a text that BREAK or AND divides, which other packs encode one by one. A language model's vectors are
-    others wherever images or another instruction stand before the text: there the words are counted from the end. Raises
-    ValueError for a word that is in none of the conditionings.
+    others wherever images or another instruction stand before the text: there the words are counted from the end, if most
+    of the text's vectors are still its own. Raises ValueError for a word that is in none of the conditionings.
     """
     found: list[dict[str, set[int]]] = [{} for _ in conditioning]
-    fewest = 0
+    whole: _Held | None = None
     for encoded, marked in _encodings(clip, text, annotation) if annotation.words else ():
         own = _held(marked, *encoded, own=True)
-        fewest = len(own[0].rows) if marked is annotation else fewest
+        whole = whole or own[0]
         if _search(conditioning, found, own) and marked is annotation:
             break
     given = [_held(annotation, tensor, options) for tensor, options in conditioning]
-    if _lost(annotation, found) and annotation.encoder is not None and annotation.encoder.led:
+    if _lost(annotation, found) and whole is not None and whole.places.encoder is not None and whole.places.encoder.led:
+        positions = text_positions(clip, text, whole.places.encoder.key)
         for held, places in zip(given, found, strict=True):
-            if len(held[0].rows) >= fewest and (places or not any(found)):
+            if (places or not any(found)) and _is_led(held[0], whole, positions):
                 places.update({word: set(rows) for word, rows in _counted(held).items()})
     lost = _lost(annotation, found)
     if lost:
@@ -239,6 +242,26 @@ def _alikeness(own: Tensor, given: Tensor, run: Sequence[int]) -> Tensor:
     nearest = cosine[run] >= cosine.amax(dim=0) - 1e-6
     usual = ((own[run] @ own.T).sum(dim=1, keepdim=True) - 1) / (len(own) - 1)
     return nearest * (cosine[run] - usual) / (1 - usual).clamp(min=1e-6)
+
+
+def _is_led(given: _Held, own: _Held, positions: Sequence[int]) -> bool:
+    """Whether vectors of a language model are those of a text (at these positions of its tokens) behind another beginning.
+
+    Then the one before the text is another one (behind the very same tokens, a text has its very own vectors); and of the
+    text's own, counted from the end, most are nearer to that of the same token than to any other of the text.
+    """
+    rows = [own.shift + position for position in positions if 0 <= own.shift + position < len(own.rows)]
+    moved = given.shift - own.shift
+    if not rows or rows[0] + moved < 0 or rows[-1] + moved >= len(given.rows) or given.rows.shape[1:] != own.rows.shape[1:]:
+        return False
+    vectors, there = own.rows.float(), given.rows.to(own.rows).float()
+    before = max(rows[0] - 1, 0)
+    if before + moved >= 0 and _alikeness(vectors, there[[before + moved]], [before])[0, 0] >= UNCHANGED:
+        return False
+    vectors, there = (F.normalize(each - vectors.mean(dim=0), dim=1) for each in (vectors, there))
+    alike = there[[row + moved for row in rows]] @ vectors.T
+    nearest = alike[torch.arange(len(rows)), rows] >= alike.amax(dim=1) - 1e-4
+    return bool(nearest.float().mean() > 0.5)
 
 
 def _annotated(

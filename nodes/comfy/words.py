@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ...asyndm_core.tokens import Piece, find_word
+from ...asyndm_core.tokens import Piece, changed, find_word
 
 POOLED = {"l", "g", "h", "jina", "byt5"}
 """Encoders whose tokens a diffusion transformer does not attend to, or only those of quoted text, where it has another one."""
@@ -100,6 +100,11 @@ def tokenize(clip: Any, text: str) -> dict[str, EncodedText]:
         content = content or [(n, entry[0]) for n, entry in enumerate(entries)]
         encoded[name] = EncodedText([Piece(position, token) for position, token in content], len(entries))
     return encoded
+
+
+def text_positions(clip: Any, text: str, key: str) -> list[int]:
+    """Where a text is in the tokens of one encoder, without what a template puts around it."""
+    return [piece.position for piece in changed(tokenize(clip, text)[key].pieces, tokenize(clip, "")[key].pieces)]
 
 
 def find_words(clip: Any, text: str, words: Iterable[str]) -> Places:

@@ -237,16 +237,22 @@ def test_a_word_behind_the_last_token() -> None:
 TEXT = "put a blue hat on the fox, and a (red ball:1.2) beside it"
 
 
-def marked(name: str, conditioning: list[Any], text: str = TEXT, word: str = "hat") -> tuple[int, ...]:
-    _, places, _ = find_targets(clip(name), text, word)
-    return annotate_given(conditioning, clip(name), text, places)[0][1][ANNOTATION].positions[word]
+def marked(
+    name: str, conditioning: list[Any], text: str = TEXT, word: str = "hat", made: comfy.sd.CLIP | None = None
+) -> tuple[int, ...]:
+    made = made or clip(name)
+    _, places, _ = find_targets(made, text, word)
+    return annotate_given(conditioning, made, text, places)[0][1][ANNOTATION].positions[word]
 
 
-def from_the_end(name: str, conditioning: list[Any]) -> tuple[int, ...]:
-    """Where the hat must be: the same number of tokens before the end as in the text's own encoding."""
-    own = annotate(encode(clip(name), clip(name).tokenize(TEXT)), find_targets(clip(name), TEXT, "hat").annotation)
+def from_the_end(
+    name: str, conditioning: list[Any], word: str = "hat", made: comfy.sd.CLIP | None = None
+) -> tuple[int, ...]:  # fmt: skip
+    """Where a word must be: the same number of tokens before the end as in the text's own encoding."""
+    made = made or clip(name)
+    own = annotate(encode(made, made.tokenize(TEXT)), find_targets(made, TEXT, word).annotation)
     return tuple(
-        row - own[0][0].shape[1] + conditioning[0][0].shape[1] for row in own[0][1][ANNOTATION].positions["hat"]
+        row - own[0][0].shape[1] + conditioning[0][0].shape[1] for row in own[0][1][ANNOTATION].positions[word]
     )  # fmt: skip
 
 
@@ -281,6 +287,50 @@ def test_a_shorter_text_is_refused() -> None:
     made = clip("Qwen-Image")
     with pytest.raises(ValueError, match="does not have 'hat' as the text"):
         marked("Qwen-Image", encode(made, made.tokenize("a fox")))
+
+
+@cache
+def attending(name: str) -> comfy.sd.CLIP:
+    """An encoder of its own with some attention: a row is its token's in all that comes before it."""
+    made = clip.__wrapped__(name)
+    generator = torch.Generator().manual_seed(7)
+    for weight, parameter in made.cond_stage_model.named_parameters():
+        if weight.endswith("o_proj.weight"):
+            parameter.data = 0.001 * torch.randn(parameter.shape, generator=generator)
+    return made
+
+
+ONE_OTHER = "put a blue cat on the fox, and a (red ball:1.2) beside it"
+ALL_OTHER = "see my green dog in that car, or our (big tree:1.2) behind us"
+
+
+@pytest.mark.parametrize("name", ["Qwen-Image", "Z-Image"])
+def test_another_text_of_the_same_length_is_refused(name: str) -> None:
+    """Be it by one word, as what is before it is the same; the same text is not."""
+    made = attending(name)
+    same, *others = (encode(made, made.tokenize(text)) for text in (TEXT, ONE_OTHER, ALL_OTHER))
+    assert marked(name, same, word="blue hat", made=made) == from_the_end(name, same, "blue hat", made)
+    for other in others:
+        assert other[0][0].shape == same[0][0].shape
+        with pytest.raises(ValueError, match="made from another text"):
+            marked(name, other, word="blue hat", made=made)
+
+
+@pytest.mark.parametrize("images", [0, 1])
+def test_another_text_behind_another_instruction_is_refused(images: int) -> None:
+    """There the vectors of the same text are others too, but nearest to their own."""
+    made = attending("Qwen-Image")
+    small_eyes(made)
+    pictures = {"image1": torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(8))} if images else {}
+    same, other = (
+        node("nodes_qwen", "TextEncodeQwenImageEditPlus", made, text, **pictures) for text in (TEXT, ALL_OTHER)
+    )  # fmt: skip
+    own = encode(made, made.tokenize(TEXT))
+    assert (same[0][0].shape == own[0][0].shape) == (not images)
+    assert (same[0][0][:, -20:] - own[0][0][:, -20:]).abs().amax() > 0.01
+    assert marked("Qwen-Image", same, word="blue hat", made=made) == from_the_end("Qwen-Image", same, "blue hat", made)
+    with pytest.raises(ValueError, match="made from another text"):
+        marked("Qwen-Image", other, word="blue hat", made=made)
 
 
 def test_flux_with_two_texts() -> None:
