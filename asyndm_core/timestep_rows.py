@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .errors import AsynDMError
 
-TABLE = 16
+TABLE = 8
 """A vector that is expanded to at most so many entries meets a table of parameters (the 6 of adaLN-single), not tokens."""
 
 

@@ -315,6 +315,16 @@ def test_odd_sizes(name: str) -> None:
 
 
 @every_family
+def test_pictures_of_few_tokens(name: str) -> None:
+    """Nine are enough: tables of parameters are smaller."""
+    if name.startswith("PixArt") or name == "HiDream-E1":
+        pytest.skip("it cannot place so small a picture, or is shown a larger one")
+    height, width = network_of(transformer(name).model, empty(name)["samples"]).patch
+    size = (3 * height, 3 * width)
+    each_its_own(lambda change: sampled(name, change(transformer(name)), batch=2, size=size))
+
+
+@every_family
 def test_bfloat16(name: str) -> None:
     patched = make_transformer(name, torch.bfloat16)
     each_its_own(lambda change: sampled(name, change(patched), batch=2, steps=3), tolerance=0.03)

@@ -196,8 +196,8 @@ def test_what_cannot_be_placed_raises(name: str) -> None:
 def test_sequences_that_do_not_fit_raise() -> None:
     with pytest.raises(UnplacedError, match="cannot hold"):
         layout(tail=5).sequence(TOKENS + 3)
-    with pytest.raises(UnplacedError, match="at least 17"):
-        Layout(torch.zeros(1, 4, 4, dtype=torch.long), (1, 1), 1)
+    with pytest.raises(UnplacedError, match="at least 9"):
+        Layout(torch.zeros(1, 2, 4, dtype=torch.long), (1, 1), 1)
 
 
 def test_folded_for_a_layer_that_must_see_an_ordinary_batch() -> None:
