@@ -184,6 +184,12 @@ def _alone(clock: Clock, region: Region) -> list[Tensor]:
     return states
 
 
+def greatest_lag(clock: Clock, region: Region) -> float:
+    """By how many steps a pixel that is in one region all along is behind the background, at the most. Waits for the clock's
+    device."""
+    return max(step - float(clock.progress(state, step)) for step, state in enumerate(_alone(clock, region)))
+
+
 def noise_table(clock: Clock, plan: Plan) -> Tensor:
     """The sigmas of the noise clock, (N + 1,): what a noise source that answers by interval is asked for.
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
 from comfy_execution.utils import get_executing_context
 
-from ...asyndm_core.regions import Plan, TimestepMap
+from ...asyndm_core.clock import Clock
+from ...asyndm_core.regions import Plan, Region, TimestepMap
+from ...asyndm_core.run import greatest_lag
 from .browser import waiting_browser
 
 EVENT = "asyndm.notice"
@@ -96,14 +99,52 @@ def say_of_masks(say: Notices, timestep_map: TimestepMap, plan: Plan, height: in
         )
 
 
-def say_of_length(say: Notices, plan: Plan, steps: int) -> None:
-    """That a run is too short: the last two steps bring all pixels level, whatever their curve."""
-    first = -1 if plan.paper else 0
-    if steps - first <= 2 and plan.lags and plan.level:
+def say_of_length(say: Notices, plan: Plan, clock: Clock, ahead: bool) -> None:
+    """That a run is too short for its pixels to be a whole step apart, and what makes them so.
+
+    clock: of the run, on the CPU. ahead: whether there are pixels that the plan's lead is for: where these are a step ahead,
+    the regions' own lag is not all there is.
+    """
+    steps, first = clock.steps, -1 if plan.paper else 0
+    if ahead:
+        if plan.lead * steps < 1:
+            say(
+                f"In {_count(steps)}, lead {plan.lead:g} is {plan.lead * steps:.2g} of a step: nothing runs a whole one ahead. "
+                f"Set lead of Asynchronous Timestep Map to {math.ceil(100 / steps) / 100:g} or more."
+            )
+        return
+    if not (plan.lags and plan.level):
+        return
+    if steps - first <= 2:
         say(
-            f"A run of {'1 step' if steps == 1 else f'{steps} steps'} is too short for regions to lag: it is the stock "
-            "sampler's. Use at least 3 steps; a good number is 20 or more."
+            f"A run of {_count(steps)} is too short for regions to lag: it is the stock sampler's. Use at least 3 steps; a "
+            "good number is 20 or more."
         )
+        return
+    lag, region = max(((greatest_lag(clock, each), each) for each in plan.regions if each.lags), key=lambda pair: pair[0])
+    if lag < A_STEP:
+        curves = dict.fromkeys((region.curve, "piecewise linear"))
+        enough = {curve: strength for curve in curves if (strength := _least_strength(clock, curve)) is not None}
+        named = [f"{strength:g} on curve {curve}" for curve, strength in enough.items()]
+        say(
+            f"In {_count(steps)}, regions are behind by {lag:.2f} of a step at the most (strength {region.strength:g} on curve "
+            f"{region.curve}): nothing waits for a whole one. In Asynchronous Timestep Map set strength, or the numbers of the "
+            f"targets, to {', or to '.join(named)}."
+        )
+
+
+A_STEP = 0.999
+"""A whole step, but for rounding."""
+
+
+def _least_strength(clock: Clock, curve: str) -> float | None:
+    """The least strength, in twentieths, with which a region on a curve lags by a whole step; None: there is none."""
+    strengths = (n / 20 for n in range(1, 21))
+    return next((k for k in strengths if greatest_lag(clock, Region("", curve, k)) >= A_STEP), None)
+
+
+def _count(steps: int) -> str:
+    return "1 step" if steps == 1 else f"{steps} steps"
 
 
 def say_of_crowding(say: Notices, share: float) -> None:

@@ -117,7 +117,6 @@ def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
         latent_format = guider.inner_model.latent_format
         start = Start(len(sigmas) - 1, noise.shape[0], plan.regions, words, latent_format)
         say_of_masks(say, timestep_map, plan, *noise.shape[-2:])
-        say_of_length(say, plan, start.steps)
         crowding = None if idle else _crowding(plan, start.steps, say)
         with _everyone(options, start, crowding, shown=_is_image_model(guider.inner_model, noise)) as on_step:
             if idle:
@@ -256,6 +255,8 @@ class _Run:
         self.host.inpaint(self._inpaint_model(guider, noise, latent), denoise_mask, as_comfy=share is None)
         self.noise, self.latent = self.host.from_comfy(noise), self.host.from_comfy(latent)
         self.clock = self.host.clock(sigmas, plan.paper)
+        ahead = plan.lead > 0 and (share is not None or not plan.level)
+        say_of_length(say, plan, self.clock.to(torch.device("cpu")), ahead)
         self.last_word = last_word(plan.words, [cond for cond in conds if in_force(cond, sigmas[0])])
         self.max_denoise = ksampler.max_denoise(guider, sigmas)
 

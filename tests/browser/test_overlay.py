@@ -355,8 +355,12 @@ def notify(page: Page, node_type: str, *texts: str, prompt: str = "a prompt") ->
 MASK_EMPTY, NO_LAG = "The painted mask is empty: nothing waits.", "In 2 steps nothing can lag: use 20 or more."
 
 
+ENOUGH = STEPS + 2
+"""Steps for a lag of more than one."""
+
+
 def test_notices_stay_until_the_next_run(page: Page) -> None:
-    load(page, demo())
+    load(page, demo(steps=ENOUGH))
     notify(page, SAMPLER, MASK_EMPTY, NO_LAG, MASK_EMPTY)
     assert notices(page) == [MASK_EMPTY, NO_LAG]
     page.set(SAMPLER, "cfg", 4.1)
@@ -374,6 +378,7 @@ def test_notices_stay_until_the_next_run(page: Page) -> None:
 def test_notices_of_apply_stay_until_its_sampler_runs(page: Page) -> None:
     page.load(demo())
     use_apply(page)
+    page.set("KSampler", "steps", ENOUGH)
     page.run()
     notify(page, APPLY, MASK_EMPTY)
     assert notices(page) == [MASK_EMPTY]
@@ -388,7 +393,7 @@ def test_what_the_server_says_of_a_run_is_on_its_node(page: Page) -> None:
     page.run()
     said = notices(page)
     assert len(said) == 1 and "2 steps" in said[0]
-    page.set(SAMPLER, "steps", STEPS)
+    page.set(SAMPLER, "steps", ENOUGH)
     page.run()
     assert notices(page) == []
 

@@ -174,7 +174,7 @@ def test_the_map_matters_to_the_control(caplog: pytest.LogCaptureFixture) -> Non
     conds = controlled(control)
     stock = ksampler(model(), **conds)
     with caplog.at_level(logging.WARNING, "asyndm"):
-        half = ksampler(asyn(model(), painted(LEFT)), **conds)
+        half = ksampler(asyn(model(), painted(LEFT), curve="piecewise linear", strength=1.0), **conds)
     assert difference(half, stock) > 1e-3
     assert not [record for record in caplog.records if record.name == "asyndm"]
     assert same(ksampler(asyn(model(), painted(LEFT), mode="synchronous"), **conds), stock)

@@ -96,7 +96,7 @@ def graph(seed: int, preview: bool | None, node: str = "3:7") -> dict[str, Any]:
     off = {} if preview is None else {"preview": preview}
     sampler = {"seed": seed, "steps": 5, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
     words = {"text": "a green boat on the sea", "targets": "green boat", "threshold": 1.0, "update": "every step"}
-    curve = {"curve": "quadratic", "strength": 0.7, "mode": "asynchronous"}
+    curve = {"curve": "piecewise linear", "strength": 0.7, "mode": "asynchronous"}
     sockets = {"positive": ["words", 0], "negative": ["negative", 0], "latent_image": ["latent", 0]}
     return {
         "demo": {"class_type": "AsynDM_DemoModel", "inputs": {}},

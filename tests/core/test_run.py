@@ -13,11 +13,11 @@ from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler, EulerDiscr
 from torch import Tensor, nn
 
 from asyndm_core.attention import Attention
-from asyndm_core.clock import Clock
+from asyndm_core.clock import Clock, NoiseGrid, paper_clock, table_clock
 from asyndm_core.curves import CURVES
 from asyndm_core.hosts.diffusers import DiffusersHost, make_clock, sigma_of_alphas
 from asyndm_core.regions import Ownership, Plan, Region, Regions, Target, TimestepMap, make_plan
-from asyndm_core.run import Snapshot, generate, move, noise_table, sample, start
+from asyndm_core.run import Snapshot, generate, greatest_lag, move, noise_table, sample, start
 from asyndm_core.samplers import Noise, Prediction, find_sampler
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -171,6 +171,36 @@ def test_concave_is_the_same_sampler_on_other_sigmas(
         if up > 0:
             x = x + up * noise(torch.tensor(now), torch.tensor(then))
     close(got, x)
+
+
+# --- how far regions lag ---------------------------------------------------------------------------------------------
+
+
+def flow_clock(steps: int, shift: float) -> Clock:
+    """Evenly spaced steps of a flow model whose noise levels are shifted, as models for few steps have them."""
+    grid = torch.linspace(0, 1, 1001)[1:]
+    even = torch.linspace(1, 0, steps + 1)
+    return table_clock(shift * even / (1 + (shift - 1) * even), even * 999, NoiseGrid(shift * grid / (1 + (shift - 1) * grid)))
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+@pytest.mark.parametrize("steps", [3, 4, 5, 6, 7, 8, 9, 20])
+def test_how_many_steps_a_region_lags(steps: int, shift: float) -> None:
+    """In L = N - 1 intervals, on the parabola k i (L - i) / L after i of them, on the two lines k min(i, L - i)."""
+    clock, intervals = flow_clock(steps, shift), steps - 1
+    for strength in (0.4, 0.7, 1.0):
+        parabola = max(strength * i * (intervals - i) / intervals for i in range(steps))
+        assert greatest_lag(clock, Region("", "quadratic", strength)) == pytest.approx(parabola, abs=1e-5)
+        lines = strength * (intervals // 2)
+        assert greatest_lag(clock, Region("", "piecewise linear", strength)) == pytest.approx(lines, abs=1e-5)
+    assert greatest_lag(clock, Region("", "linear", 1.0)) == 0
+
+
+def test_how_many_steps_the_papers_regions_lag() -> None:
+    """They lag from before the first evaluation, so there is an interval more."""
+    timesteps = torch.tensor([751.0, 501.0, 251.0, 1.0, 0.0])
+    clock = paper_clock(timesteps / 1000, timesteps, NoiseGrid(torch.linspace(0.001, 1, 1000)))
+    assert greatest_lag(clock, Region("", "quadratic", 0.8)) == pytest.approx(0.8 * 2 * 2 / 4, abs=0.01)
 
 
 # --- batches and places ----------------------------------------------------------------------------------------------
