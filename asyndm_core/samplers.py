@@ -21,6 +21,7 @@ t = 0 becomes D. Nothing here synchronises with the device.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -377,14 +378,62 @@ def multistep(move: Move, midpoint: bool = False, mix: bool = False) -> Tensor:
     return x
 
 
-def exponential_heun(move: Move) -> Tensor:
-    """Second order: D at both ends, by the exponential integrator (SEEDS-2 with r = 1, arXiv 2305.14267, without noise)."""
-    end = toward(move.x, move.denoised, move.sigma, move.down)
-    second = move.evaluate(end, move.down).denoised
+class _Stages:
+    """The stages of a step, each of them from the step's start, by the exponential integrator; and the noise on the way.
+
+    What was drawn up to a stage goes on to the next, less by as much as the step's old noise: together they are the noise of
+    one path, and all of it at the step's end is what ``sde_split`` says.
+    """
+
+    def __init__(self, move: Move) -> None:
+        self._move, self._level, self._noise = move, move.sigma, torch.zeros_like(move.sigma)
+        self._clock = move.clock.sigma
+
+    def to(self, share: float, denoised: Tensor, change: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(x, its level) at ``share`` of the way in lambda. One draw, or none.
+
+        denoised: D, constant over the way; change: by how much it grows along lambda instead, of first order.
+        """
+        move, law, options = self._move, self._move.law, self._move.options
+        eta, scale = options.get("eta", 0.0), options.get("s_noise", 0.0) * law.noise_scale
+        level, clock = move.sigma_next, move.clock.sigma_next
+        if share < 1:
+            between = law.between(move.sigma, move.sigma_next, share)
+            level, clock = between.minimum(self._level).maximum(level), law.between(*move.clock, share)
+        down = sde_split(law, move.sigma, level, eta).down
+        x = toward(move.x, denoised, move.sigma, down)
+        if change is not None:
+            h = law.log_step(move.sigma, down).clamp(min=1e-12)
+            x = x + law.alpha(down) * (1 + torch.expm1(-h) / h) * change
+        if law.flow:
+            x = law.alpha(level) / law.alpha(down) * x
+        if eta > 0 and scale > 0:
+            kept = level / self._level * (-eta * law.log_step(self._level, level)).exp()
+            new = sde_split(law, self._level, level, eta).up * scale * move.noise(self._clock, clock)
+            self._noise = kept * self._noise + new
+            x = x + self._noise
+        self._level, self._clock = level, clock
+        return x, level
+
+
+def seeds_2(move: Move) -> Tensor:
+    """Second order with noise on the way: D at the start and at r of the way (SEEDS-2, Gonzalez et al. 2023, arXiv 2305.14267).
+
+    r = 1 is Heun's, with the exponential integrator. solver_type: how the integrator weighs D's change, "phi_1" or "phi_2".
+    """
+    share, stages = move.options.get("r", 1.0), _Stages(move)
+    second = move.evaluate(*stages.to(share, move.denoised)).denoised
     if move.options["solver_type"] == "phi_1":
-        return toward(move.x, torch.lerp(move.denoised, second, 0.5), move.sigma, move.down)
-    h = move.law.log_step(move.sigma, move.down)
-    return end + move.law.alpha(move.down) * (1 + torch.expm1(-h) / h) * (second - move.denoised)
+        return stages.to(1.0, torch.lerp(move.denoised, second, 1 / (2 * share)))[0]
+    return stages.to(1.0, move.denoised, (second - move.denoised) / share)[0]
+
+
+def seeds_3(move: Move) -> Tensor:
+    """Third order with noise on the way: D at the start, at r_1 and r_2 of the way (SEEDS-3, arXiv 2305.14267)."""
+    first, second, stages = move.options["r_1"], move.options["r_2"], _Stages(move)
+    change = (move.evaluate(*stages.to(first, move.denoised)).denoised - move.denoised) / first
+    change = (move.evaluate(*stages.to(second, move.denoised, second * change)).denoised - move.denoised) / second
+    return stages.to(1.0, move.denoised, change)[0]
 
 
 def gradient_estimation(move: Move) -> Tensor:
@@ -394,6 +443,22 @@ def gradient_estimation(move: Move) -> Tensor:
     change = torch.where(node.rate > 0, slope - node.denoised, 0.0)
     move.history.remember(move.live, Node(slope, torch.ones_like(move.sigma)))
     return euler(move) + (move.options["ge_gamma"] - 1) * change * (move.down - move.sigma)
+
+
+ADAMS = ((3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+"""The weights of the newest slopes in Adams and Bashforth's formulas of order 2, 3 and 4 for even steps."""
+
+
+def ipndm(move: Move) -> Tensor:
+    """Euler with a mean of the pixel's last slopes, of up to fourth order (iPNDM, Zhang and Chen 2022, arXiv 2204.13902)."""
+    nodes = move.history.recall(move.x)
+    slopes = [(move.x - move.denoised) / move.sigma, *(node.denoised for node in nodes)]
+    mean = slopes[0]
+    for weights, node in zip(ADAMS, nodes, strict=True):
+        higher = torch.stack([weight * slope for weight, slope in zip(weights, slopes, strict=False)]).sum(0)
+        mean = torch.where(node.rate > 0, higher, mean)
+    move.history.remember(move.live, Node(slopes[0], torch.ones_like(move.sigma)))
+    return move.x + (move.down - move.sigma) * mean
 
 
 ER_POINTS = 200
@@ -478,8 +543,11 @@ class Sampler:
             raise ValueError(f"solver_type is {' or '.join(map(repr, kinds))}, not {options['solver_type']!r}.")
         if options.get("max_stage", 1) not in (1, 2, 3):
             raise ValueError(f"max_stage is 1, 2 or 3, not {options['max_stage']!r}.")
-        if options.get("r", 0.5) <= 0:
-            raise ValueError(f"r is the share of a step where {self.name} looks ahead: above 0, not {options['r']}.")
+        most = 1 if self.solver in (seeds_2, seeds_3) else math.inf
+        for key in ("r", "r_1", "r_2"):
+            if not 0 < options.get(key, 0.5) <= most:
+                limit = "above 0" if most > 1 else "above 0 and at most 1"
+                raise ValueError(f"{key} is the share of a step where {self.name} looks ahead: {limit}, not {options[key]}.")
         return replace(self, options={**self.options, **options})
 
     @property
@@ -540,6 +608,7 @@ def _table() -> dict[str, Sampler]:
     res, res_mix = partial(exploding, solver=multistep, depth=1), partial(multistep, mix=True)
     res_ancestral = partial(res, split=ddim_split, noise="gaussian", options=noisy)
     midpoint = partial(multistep, midpoint=True)
+    seeds = partial(Sampler, finite_snr=True, looks_ahead=True)
     gradient = partial(exploding, solver=gradient_estimation, depth=1, options={"ge_gamma": 2.0})
     samplers = [
         Sampler("euler", euler),
@@ -563,9 +632,13 @@ def _table() -> dict[str, Sampler]:
     ]
     samplers += [
         Sampler("er_sde", er_sde, er_sde_split, "gaussian", {"s_noise": 1.0, "max_stage": 3}, finite_snr=True, depth=2),
+        exploding("ipndm", ipndm, depth=len(ADAMS)),
         gradient("gradient_estimation"),
         gradient("gradient_estimation_cfg_pp", needs_uncond=True),
-        Sampler("exp_heun_2_x0", exponential_heun, options={"solver_type": "phi_2"}, finite_snr=True, looks_ahead=True),
+        seeds("exp_heun_2_x0", seeds_2, options={"solver_type": "phi_2"}),
+        seeds("exp_heun_2_x0_sde", seeds_2, noise="gaussian", options={**noisy, "solver_type": "phi_2"}),
+        seeds("seeds_2", seeds_2, noise="gaussian", options={**noisy, "solver_type": "phi_1", "r": 0.5}),
+        seeds("seeds_3", seeds_3, noise="gaussian", options={**noisy, "r_1": 1 / 3, "r_2": 2 / 3}),
     ]
     trees: dict[str, NoiseKind] = {"": "brownian", "_gpu": "brownian_gpu"}
     for suffix, kind in trees.items():

@@ -215,6 +215,10 @@ def test_solver_options_are_comfyui(model: str) -> None:
     sigmas = table(model_sampling, "karras, 12 steps")
     check_formula(SAMPLERS["dpmpp_sde"], model_sampling, sigmas, r=0.3)
     check_formula(SAMPLERS["dpmpp_2m_sde"], model_sampling, sigmas, solver_type="heun")
+    check_formula(SAMPLERS["exp_heun_2_x0"], model_sampling, sigmas, solver_type="phi_1")
+    check_formula(SAMPLERS["seeds_2"], model_sampling, sigmas, solver_type="phi_2", r=0.7)
+    check_formula(SAMPLERS["seeds_2"], model_sampling, sigmas, solver_type="phi_1", r=1.0, eta=0.4, s_noise=1.1)
+    check_formula(SAMPLERS["seeds_3"], model_sampling, sigmas, r_1=0.4, r_2=0.9)
 
 
 @pytest.mark.skipif(not hasattr(Flow, "set_noise_scale"), reason="this ComfyUI has no noise_scale")
