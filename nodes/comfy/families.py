@@ -190,6 +190,16 @@ FAMILIES: Mapping[str, Family] = {
 }
 """By the class of the network, below comfy.ldm."""
 
+CONTROLS: Mapping[str, Family] = {
+    "flux.controlnet.ControlNetFlux": Family("Flux.1", text=TXT_MOD),
+    "qwen_image.controlnet.QwenImageControlNetModel": Family("Qwen-Image", text=TXT_MOD),
+    "qwen_image.controlnet.QwenImageFunControlNetModel": Family("Qwen-Image", patch=2, text=TXT_MOD),
+    "comfy.cldm.mmdit.ControlNet": Family("Stable Diffusion 3", text=(r"context_block\.adaLN_modulation$",)),
+    "comfy.cldm.dit_embedder.ControlNetEmbedder": Family("Stable Diffusion 3.5"),
+    "hydit.controlnet.HunYuanControlNet": Family("HunyuanDiT"),
+}
+"""The networks of ControlNets for transformers: they get the same rows as the model's."""
+
 NO_ROOM = {
     "hidream_o1.model.HiDreamO1Transformer": "its only timestep is a token of the text, one for the whole picture",
 }
@@ -199,6 +209,11 @@ NO_ROOM = {
 def family_of(network: nn.Module) -> Family | None:
     """The row of a network's class, or None. A class that another pack derives from one may compute something else."""
     return FAMILIES.get(_key(network))
+
+
+def control_family_of(network: Any) -> Family | None:
+    """The row of the class of a ControlNet's network, or None."""
+    return CONTROLS.get(_key(network)) if isinstance(network, nn.Module) else None
 
 
 def why_not(network: nn.Module) -> str | None:

@@ -9,7 +9,7 @@ the model's own. All of it hangs on a copy of the options that ComfyUI gives its
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -29,8 +29,8 @@ from ...asyndm_core.samplers import Prediction
 from .arrival import Arrival, in_force
 from .conditioning import ANNOTATION, Annotation
 from .guidance import by_level, with_own_sigmas
-from .model import MapControl, ResidualBlocks, fold, noise_law, unfold
-from .network import network_of
+from .model import MapControl, fold, noise_law, unfold
+from .network import control_network_of, network_of
 from .origin import uncompiled
 from .sampler import check_prediction
 
@@ -136,7 +136,7 @@ class ComfyHost:
         self._seen = self._nothing_seen()
         self._uncond: Tensor | None = None
         self._controls: dict[Any, MapControl] = {}
-        self._blocks = ResidualBlocks()
+        self._control_networks: dict[Any, Any] = {}
 
     def inpaint(self, model_k: Any, denoise_mask: Tensor | None, as_comfy: bool = True) -> None:
         """Take over ComfyUI's own model of masked latents (KSamplerX0Inpaint) and its mask (1 where to denoise).
@@ -336,9 +336,17 @@ class ComfyHost:
         cond = {**cond, "model_conds": {**cond["model_conds"], PIXELS: _MapCond(index)}}
         control = cond.get("control")
         if control is not None:
-            ours = MapControl(control, PIXELS, lambda: self._pixels, self._blocks)
-            cond["control"] = self._controls.setdefault(control, ours)
+            cond["control"] = self._controls.setdefault(control, MapControl(control, PIXELS, self._tell_control))
         return cond
+
+    def _tell_control(self, control: Any, index: Tensor) -> AbstractContextManager[None]:
+        """While it lasts, a control of this run knows the map, if it can be told one. index (B, H, W): of its cond."""
+        if control not in self._control_networks:
+            self._control_networks[control] = control_network_of(control)
+        known = self._control_networks[control]
+        if known is None:
+            return nullcontext()
+        return known.holder_told(control, "model_sampling_current", control.control_model, self._pixels, index, {})
 
     def _own(self, name: str | None, group: list[dict]) -> list[dict]:
         """The conds of a guider's list that carry our annotation of their own text.

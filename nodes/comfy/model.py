@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, NamedTuple
 
-import comfy.cldm.cldm
-import comfy.controlnet
 import comfy.model_sampling
 from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, ResBlock, UNetModel, Upsample
@@ -157,7 +155,13 @@ class UNet:
         self, model: Any, latents: PixelTimesteps, index: Tensor, inputs: dict[str, Any]
     ) -> AbstractContextManager[None]:  # fmt: skip
         """While it lasts, a model's network knows the noise level of every pixel, see ``told``."""
-        return told(model, "model_sampling", model.diffusion_model, self._blocks, latents, index)
+        return self.holder_told(model, "model_sampling", model.diffusion_model, latents, index, inputs)
+
+    def holder_told(
+        self, holder: Any, attribute: str, network: nn.Module, latents: PixelTimesteps, index: Tensor, inputs: Mapping[str, Any]
+    ) -> AbstractContextManager[None]:
+        """The same for what holds a network and its ``model_sampling``."""
+        return told(holder, attribute, network, self._blocks, latents, index)
 
 
 @contextmanager
@@ -235,19 +239,15 @@ def control_chain(control: Any) -> Iterator[Any]:
         control = control.previous_controlnet
 
 
-def reads_timestep(control: Any) -> bool:
-    """Whether a control is a ControlNet for UNets, of ComfyUI or made like it. T2I adapters see no noise at all."""
-    return isinstance(getattr(control, "control_model", None), comfy.cldm.cldm.ControlNet)
-
-
 class MapControl:
     """A cond's chain of ControlNets for one run: the same, but told the map that came along with the cond.
 
-    latents: () -> the distinct sigmas and their map that are in force now; the cond's own part of it lies under ``key``.
+    tell: (control, index) -> while it lasts, the control knows the map that is in force now; its own part of it, index, lies
+    under ``key`` in the cond.
     """
 
-    def __init__(self, control: Any, key: str, latents: Callable[[], PixelTimesteps], blocks: ResidualBlocks) -> None:
-        self._control, self._key, self._latents, self._blocks = control, key, latents, blocks
+    def __init__(self, control: Any, key: str, tell: Callable[[Any, Tensor], AbstractContextManager[None]]) -> None:
+        self._control, self._key, self._tell = control, key, tell
 
     def __getattr__(self, name: str) -> Any:
         """Everything else is the original's."""
@@ -255,15 +255,11 @@ class MapControl:
 
     def get_instance_for_device(self, device: Any) -> MapControl:
         """The original's copy on another GPU, told the map as well."""
-        return MapControl(self._control.get_instance_for_device(device), self._key, self._latents, self._blocks)
+        return MapControl(self._control.get_instance_for_device(device), self._key, self._tell)
 
     def get_control(self, x_noisy: Tensor, t: Tensor, cond: dict, *args: Any, **kwargs: Any) -> Any:
         """The original's hint for the cond's latents, each pixel at its own noise level."""
-        index = cond[self._key]
         with ExitStack() as stack:
             for control in control_chain(self._control):
-                if reads_timestep(control):
-                    network = control.control_model
-                    latents = self._latents()
-                    stack.enter_context(told(control, "model_sampling_current", network, self._blocks, latents, index))
+                stack.enter_context(self._tell(control, cond[self._key]))
             return self._control.get_control(x_noisy, t, cond, *args, **kwargs)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from comfy.cldm.cldm import ControlNet
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel, VideoResBlock
 from torch import Tensor, nn
 
 from ...asyndm_core.regions import SWITCH_OFF
-from .families import FAMILIES, family_of, why_not
+from .families import FAMILIES, control_family_of, family_of, why_not
 from .model import UNet, UnsupportedModelError, residual_blocks
 from .transformer import Transformer
 
@@ -36,6 +37,18 @@ def network_of(model: Any, latent: Tensor) -> UNet | Transformer:
             "(batch, channels, height, width), or a single frame."
         )
     return UNet(network) if family is None else Transformer(network, family)
+
+
+def control_network_of(control: Any) -> UNet | Transformer | None:
+    """The network of a ControlNet that can be told a map, of ComfyUI or made like it; None for any other control.
+
+    T2I adapters see no noise at all.
+    """
+    network = getattr(control, "control_model", None)
+    family = control_family_of(network)
+    if family is not None:
+        return Transformer(network, family)
+    return UNet(network) if isinstance(network, ControlNet) else None
 
 
 def is_image(latent: Tensor) -> bool:

@@ -24,8 +24,8 @@ from .arrival import in_force
 from .conditioning import ANNOTATION, check_words, last_word
 from .guidance import check_guidance
 from .host import WRAPPER_KEY, ComfyHost, WrappersMP
-from .model import control_chain, reads_timestep
-from .network import is_image, is_known, network_of, patch_of, reads_words
+from .model import control_chain
+from .network import control_network_of, is_image, is_known, network_of, patch_of, reads_words
 from .notices import Notices, say_of_crowding, say_of_length, say_of_masks
 from .sampler import check_guider, sampler_of
 
@@ -180,9 +180,10 @@ def _is_image_model(model: Any, latent: Tensor) -> bool:
 
 
 def _say_of_unknown_controls(say: Notices, controls: Sequence[Any]) -> None:
-    """ControlNets for UNets are told every pixel's noise level, T2I adapters need none; of others nothing is known."""
+    """ComfyUI's ControlNets are told every pixel's noise level, T2I adapters need none; of others nothing is known."""
     chained = [each for control in controls for each in control_chain(control)]
-    unknown = {type(c).__name__ for c in chained if not (reads_timestep(c) or isinstance(c, comfy.controlnet.T2IAdapter))}
+    told = (comfy.controlnet.T2IAdapter,)
+    unknown = {type(c).__name__ for c in chained if control_network_of(c) is None and not isinstance(c, told)}
     if unknown:
         say(f"{' and '.join(sorted(unknown))} is told one noise level for all pixels, so its hint is only approximately right.")
 

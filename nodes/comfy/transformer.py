@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from ...asyndm_core.grid import TokenGrid
 from ...asyndm_core.hooks import hooked
 from ...asyndm_core.timestep_rows import Columns, Layout, TimestepRows, as_reference, folded, levels_of, unfolded, with_columns
 from .attention import Call, TokenReader, tokens_of
-from .families import Family
+from .families import Family, Inputs
 from .model import MapSampling, UnsupportedModelError
 
 
@@ -64,25 +64,36 @@ class Transformer:
         call = Call(network, grid, self.patch, tail, self._opens, text, text, inputs)
         return TokenReader(self.family.reading, call, self._chosen[network])
 
-    @contextmanager
-    def told(self, model: Any, latents: PixelTimesteps, index: Tensor, inputs: Mapping[str, Any]) -> Iterator[None]:
+    def told(
+        self, model: Any, latents: PixelTimesteps, index: Tensor, inputs: Inputs
+    ) -> AbstractContextManager[None]:  # fmt: skip
         """While it lasts, a model's network knows the noise level of every token.
 
-        latents: the distinct sigmas and their map. index (B, H, W): the map of this call's batch, which has a row for every
-        image of every cond, and is cropped where the cond has an area; it is on the network's device. inputs: what the
-        model is called with.
+        inputs: what the model is called with. See ``holder_told`` for the rest.
         """
-        sampling, network = model.model_sampling, model.diffusion_model
+        return self.holder_told(model, "model_sampling", model.diffusion_model, latents, index, inputs)
+
+    @contextmanager
+    def holder_told(
+        self, holder: Any, attribute: str, network: nn.Module, latents: PixelTimesteps, index: Tensor, inputs: Inputs
+    ) -> Iterator[None]:
+        """While it lasts, a network of this family knows the noise level of every token.
+
+        holder.attribute: the ``model_sampling`` that prepares the network's input and timesteps. latents: the distinct sigmas
+        and their map. index (B, H, W): the map of this call's batch, which has a row for every image of every cond, and is
+        cropped where the cond has an area; it is on the network's device.
+        """
+        sampling = getattr(holder, attribute)
         values = latents.values.to(index.device)
         levels = levels_of(values, index).clamp(min=sampling.sigmas[0])
         timesteps = sampling.timestep(levels.flatten()).view(levels.shape)
         rows = TimestepRows.of(timesteps, self._layout(network, index, inputs))
-        model.model_sampling = MapSampling(sampling, values[index], rows)
+        setattr(holder, attribute, MapSampling(sampling, values[index], rows))
         try:
             with hooked(self._hooks(network)):
                 yield
         finally:
-            model.model_sampling = sampling
+            setattr(holder, attribute, sampling)
 
     def _layout(self, network: nn.Module, index: Tensor, inputs: Mapping[str, Any]) -> Layout:
         family, batch = self.family, index.shape[0]
