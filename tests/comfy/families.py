@@ -248,6 +248,18 @@ MODELS: dict[str, Tiny] = {
 }  # fmt: skip
 """They, and some again with other texts: for the tests of words."""
 
+LACKS: Mapping[str, frozenset[str]] = {
+    "0.33.0": frozenset(),
+    "0.8.0": frozenset({
+        "Z-Image pixel", "LongCat-Image", "Krea 2", "Krea 2 with references", "Anima", "Mage-Flow", "Mage-Flow with references",
+        "Boogu", "ERNIE-Image", "PixelDiT", "Ideogram 4", "Lens", "JoyImage",
+    }),
+}  # fmt: skip
+"""The versions of ComfyUI that are tested, and the families that each has not."""
+EVEN = frozenset({"HiDream-E1", "Chroma Radiance", "Kandinsky 5 Image", "PixArt Sigma", "PixArt Alpha"})
+NOT_ODD: Mapping[str, frozenset[str]] = {"0.33.0": EVEN, "0.8.0": EVEN | {"Cosmos Predict2"}}
+"""The families that a version itself cannot sample at odd sizes (HiDream-E1: beside its picture, which has one size here)."""
+
 
 def randomise(network: nn.Module) -> None:
     """Weights from one seed, of a size that lets every part matter. ComfyUI leaves them as memory was."""

@@ -22,12 +22,16 @@ from typing import Any
 
 import comfy.hooks
 import comfy.model_base
+import comfy.samplers
 import families as tested
 import pytest
+import test_transformer_machines
+import test_transformer_words
+import test_transformers
 import torch
 from asyndm_pack.asyndm_core.embedding import PixelTimesteps
 from asyndm_pack.asyndm_core.regions import Regions, Target
-from asyndm_pack.nodes.comfy import families as known
+from asyndm_pack.asyndm_core.samplers import SAMPLERS
 from asyndm_pack.nodes.comfy.guidance import with_own_sigmas
 from comfy import gligen
 from comfy.ldm.modules.attention import BasicTransformerBlock
@@ -242,6 +246,11 @@ YES = (
     Row("Prompts of several lengths", conds=lambda conds: {**conds, "negative": cond(2, tokens=154)}),
 )  # fmt: skip
 
+REFUSED = (
+    "deis", "dpm_adaptive", "dpm_fast", "heunpp2", "ipndm_v", "lms", "sa_solver", "sa_solver_pece", "uni_pc", "uni_pc_bh2"
+)  # fmt: skip
+"""ComfyUI's samplers that have no per-pixel formula."""
+
 ELSEWHERE = (
     ("ControlNet, T2I adapter", "yes", "also union, chains, ranges, areas", "test_controlnet"),
     (
@@ -249,6 +258,12 @@ ELSEWHERE = (
         "yes, roughly",
         "they skip by the whole picture's change, as they do without AsynDM; words are not read in a step that they skip",
         "test_other_packs",
+    ),
+    (
+        "ControlNets of Flux.1, SD3, SD3.5, Qwen-Image, HunyuanDiT; model patches of Z-Image, Qwen-Image, Anima",
+        "yes",
+        "with every token's own timestep",
+        "test_transformer_controls",
     ),
     ("Controls of other packs", "yes, roughly", "one noise level for all pixels, with a warning", "test_controlnet"),
     (
@@ -347,7 +362,12 @@ ELSEWHERE = (
         "DeepCache, Tiled Diffusion, presets of Automatic CFG, ...: the message names what stands between",
         "test_other_packs",
     ),
-    ("Samplers without a per-pixel formula", "refused", "the message lists those that have one", "test_errors"),
+    (
+        "Samplers without a per-pixel formula",
+        "refused",
+        f"{', '.join(REFUSED)}: the message lists those that have one",
+        "test_errors",
+    ),
     ("Diffusion transformers of images", "yes", "the families below", "test_transformers"),
     (
         "Transformers with quantised weights, LoRA, torch.compile",
@@ -475,10 +495,16 @@ Every token of the picture has its own timestep, exactly: on tiny random models 
 is stock, with attention that lets nothing through every token is what it would be at its own timestep everywhere, and with
 attention each evaluation equals an independent reference (the network run on a copy of the picture for each timestep, their
 tokens exchanged before every layer). So do batches whose pictures have different maps, odd sizes and bfloat16. Text, and
-reference pictures, are told the noisiest level of their picture. Tested in both versions of ComfyUI where they have the family.
+reference pictures, are told the noisiest level of their picture. Not in the table, because the mechanism is one for all: LoRA,
+inpainting, areas, guidance nodes, the samplers.
 
-| family | its network in comfy.ldm |
-|---|---|
+"""
+FAMILIES_NOTE = """
+The numbers are versions of ComfyUI, and whether they have the family; further on, the only one with which it is tested. *even*:
+nothing is asked for, or the map is the same everywhere: stock. *regions*: two regions in a picture against the independent
+reference. *batch*: each picture its own map. *odd*: a size that is no whole number of tokens (–: ComfyUI itself has none such).
+*words*: its attention to the words of the prompt is read, as found from outside (–: paint the regions). *compiled*: by
+torch.compile; *quantised*: layers that compute in fp8, and quantised tensors (–: not tested).
 """
 FAMILIES_TAIL = """
 A family is one row in `nodes/comfy/families.py` and one tiny model in `tests/comfy/families.py`. The row says what the network
@@ -489,11 +515,51 @@ the tests of tokens alone. A network that spreads its timestep in a new way may 
 never code of its own.
 """
 
+COLUMNS: dict[str, tuple[Callable, ...]] = {
+    "even": (
+        test_transformers.test_what_asks_for_nothing_is_stock,
+        test_transformers.test_a_uniform_map_given_as_rows_is_stock,
+    ),
+    "regions": (
+        test_transformers.test_two_regions_are_exact,
+        test_transformers.test_alone_every_token_is_at_its_own_timestep,
+    ),
+    "batch": (test_transformers.test_pictures_of_a_batch_at_different_sigmas,),
+    "odd": (test_transformers.test_odd_sizes,),
+    "words": (test_transformer_words.test_it_is_the_attention_to_the_words,),
+    "compiled": (test_transformer_machines.test_compiled,),
+    "quantised": (
+        test_transformer_machines.test_fp8_layers_stay_in_fp8,
+        test_transformer_machines.test_quantised_tensors,
+    ),
+}
+"""What the table of families says, and the tests that it says it by."""
+
+
+def names_of(test: Callable) -> set[str]:
+    """The families that a test runs with."""
+    (mark,) = [mark for mark in test.pytestmark if mark.name == "parametrize" and mark.args[0] == "name"]
+    return {getattr(value, "values", (value,))[0] for value in mark.args[1]}
+
+
+def cell(name: str, column: str) -> str:
+    """What the table says of a family."""
+    if not all(name in names_of(test) for test in COLUMNS[column]):
+        return "–"
+    having = [version for version, lacking in tested.LACKS.items() if name not in lacking]
+    working = [version for version in having if column != "odd" or name not in tested.NOT_ODD[version]]
+    return "yes" if working == having else ", ".join(working) or "–"
+
 
 def families() -> str:
-    """The families that there are, and with what they are tested."""
-    rows = "".join(f"| {family.name} | {network} |\n" for network, family in known.FAMILIES.items())
-    return f"{FAMILIES_HEAD}{rows}\nTested as {', '.join(tested.FAMILIES)}.\n{FAMILIES_TAIL}"
+    """A line for each family."""
+    heads = ["family", *tested.LACKS, *COLUMNS]
+    lines = [heads, ["---"] * len(heads)]
+    for name in tested.FAMILIES:
+        versions = ["–" if name in lacking else "yes" for lacking in tested.LACKS.values()]
+        lines.append([name, *versions, *(cell(name, column) for column in COLUMNS)])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{FAMILIES_HEAD}{table}\n{FAMILIES_NOTE}{FAMILIES_TAIL}"
 
 
 def page() -> str:
@@ -522,5 +588,6 @@ def test_the_page_is_this_table() -> None:
     if os.environ.get("ASYNDM_WRITE_PAGES"):
         PAGE.write_text(page(), encoding="utf-8")
     assert PAGE.read_text(encoding="utf-8") == page()
+    assert set(REFUSED) == set(comfy.samplers.SAMPLER_NAMES) - set(SAMPLERS)
     files = {path.stem for path in Path(__file__).parent.glob("test_*.py")}
     assert {file for *_, file in ELSEWHERE} <= files

@@ -14,6 +14,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import comfy.sample
+import comfy.supported_models
+import comfyui_version
 import pytest
 import torch
 from asyndm_pack.asyndm_core.embedding import PixelTimesteps
@@ -22,18 +24,20 @@ from asyndm_pack.asyndm_core.regions import Regions, Target
 from asyndm_pack.asyndm_core.run import Snapshot
 from asyndm_pack.asyndm_core.samplers import SAMPLERS
 from asyndm_pack.asyndm_core.timestep_rows import TimestepRows
-from asyndm_pack.nodes.comfy import families
+from asyndm_pack.nodes.comfy import families as known
 from asyndm_pack.nodes.comfy.conditioning import ANNOTATION, Annotation
+from asyndm_pack.nodes.comfy.families import family_of
 from asyndm_pack.nodes.comfy.model import UnsupportedModelError
 from asyndm_pack.nodes.comfy.network import network_of
-from families import FAMILIES, empty, make_transformer, prompt, random, transformer
+from families import FAMILIES, LACKS, MODELS, NOT_ODD, empty, make_transformer, prompt, random, transformer
 from tiny import asyn, difference, hooks_of, ksampler, node, painted, plain, same, second_lags
 from torch import Tensor, nn
 
 TOLERANCE = 1e-5
 NO_STRENGTH = Regions((Target("fox", 0.0),), mask=torch.ones(1, 8, 8), mask_mode="replace")
-NAMES = [pytest.param(name, marks=[pytest.mark.whole] if tiny.whole else []) for name, tiny in FAMILIES.items()]
+NAMES = [pytest.param(name, marks=[pytest.mark.whole] if FAMILIES[name].whole else []) for name in FAMILIES]
 every_family = pytest.mark.parametrize("name", NAMES)
+VERSION = comfyui_version.__version__
 
 
 def left(height: int, width: int, columns: int | None = None) -> Tensor:
@@ -152,6 +156,22 @@ def exchanged(network: nn.Module, call: Call) -> Tensor:
 KEPT = ("sample_sigmas", "sigmas", "prefetch_dynamic_vbars", "rope_options", "optimized_attention_override")
 
 
+@pytest.mark.skipif(VERSION not in LACKS, reason="it is not known what this ComfyUI has")
+def test_the_families_that_this_comfyui_has() -> None:
+    """As docs/compatibility.md says it."""
+    assert {name for name in FAMILIES if not hasattr(comfy.supported_models, FAMILIES[name].kind)} == LACKS[VERSION]
+
+
+@pytest.mark.whole
+def test_every_row_has_a_tiny_model() -> None:
+    """Every kind of network that is said to work is tested."""
+    tiny = [name for name in FAMILIES if hasattr(comfy.supported_models, FAMILIES[name].kind)]
+    rows = {id(family_of(transformer(name).model.diffusion_model)) for name in tiny}
+    assert id(None) not in rows
+    if not LACKS.get(VERSION, FAMILIES):
+        assert rows == {id(family) for family in known.FAMILIES.values()}
+
+
 @every_family
 def test_what_asks_for_nothing_is_stock(name: str) -> None:
     patched = transformer(name)
@@ -234,7 +254,7 @@ def refer(monkeypatch: pytest.MonkeyPatch, name: str, sizes: list[tuple[int, int
     channels, framed = FAMILIES[name].latents[0], FAMILIES[name].framed
     shapes = [(1, channels, *([1] if framed else []), *size) for size in sizes]
     given["reference_latents"] = [random(*shape, seed=3 + n) for n, shape in enumerate(shapes)]
-    monkeypatch.setitem(FAMILIES, name, FAMILIES[name]._replace(more=lambda: dict(given)))
+    monkeypatch.setitem(MODELS, name, MODELS[name]._replace(more=lambda: dict(given)))
 
 
 def check_exactness(name: str, batch: int, cfg: float) -> None:
@@ -307,9 +327,13 @@ def test_odd_sizes(name: str) -> None:
     """The last tokens are cut off by the edge, as the network pads them."""
     _, height, width = FAMILIES[name].latents
     size = (height + 1, width - 1)
+    odd = True
     try:
         sampled(name, transformer(name), size=size, steps=1)
     except (RuntimeError, AssertionError, ValueError):
+        odd = False
+    assert VERSION not in NOT_ODD or odd != (name in NOT_ODD[VERSION])
+    if not odd:
         pytest.skip(f"{name} itself has no odd sizes")
     each_its_own(lambda change: sampled(name, change(transformer(name)), batch=2, size=size))
 
@@ -472,7 +496,7 @@ def test_a_model_without_a_row_is_refused_by_name() -> None:
 
 
 def test_words_are_refused_where_they_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(families, "FAMILIES", {key: row._replace(reading=None) for key, row in families.FAMILIES.items()})
+    monkeypatch.setattr(known, "FAMILIES", {key: row._replace(reading=None) for key, row in known.FAMILIES.items()})
     positive = [[prompt("PixArt Sigma")[0][0], {ANNOTATION: Annotation({"fox": (3,)}, 19)}]]
     with pytest.raises(UnsupportedModelError, match=r"PixArt.*paint the regions"):
         ksampler(asyn(transformer("PixArt Sigma"), Regions((Target("fox"),))), positive=positive,
