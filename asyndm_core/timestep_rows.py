@@ -206,6 +206,18 @@ def unfolded(batch: Tensor, like: TimestepRows) -> TimestepRows:
     return TimestepRows.of(batch.unflatten(0, (like.every.shape[0], -1)), like.places, like.columns)
 
 
+def parted(rows: TimestepRows, most: int) -> list[TimestepRows]:
+    """Rows, at most so many at a time: for a layer that holds much for each. ``joined`` undoes it. Each part is the first of
+    its own rows, so what the layer makes of them must be rows too."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return [TimestepRows.of(every, rows.places, rows.columns) for every in rows.every.split(most)]
+
+
+def joined(parts: Sequence[TimestepRows]) -> TimestepRows:
+    """What a layer made of the parts of ``parted``, as rows again."""
+    return TimestepRows.of(torch.cat([part.every for part in parts]), parts[0].places, parts[0].columns)
+
+
 def with_columns(rows: Any, columns: Columns) -> Any:
     """The same rows, of which these columns are text's; what is no rows stays as it is."""
     return TimestepRows.of(rows.every, rows.places, columns) if isinstance(rows, TimestepRows) else rows

@@ -44,7 +44,8 @@ class Family(NamedTuple):
     name: of the models, as users know them. patch: the attribute that says how many latent pixels a token is wide and high,
     or the number. opens: whether the picture's stream opens every sequence that it is a part of (otherwise it closes them).
     text: patterns of the names of modules that modulate text alone. columns: patterns of the names of modules that modulate
-    both, with the entries of their output that are text's: network -> (entries -> Columns). tail: tokens that follow the
+    both, with the entries of their output that are text's: network -> (entries -> Columns). large: patterns of the names of
+    modules that hold so much for each timestep that they are given a few at a time. tail: tokens that follow the
     picture's own in its stream: (network, inputs, patch, tokens) -> how many. beside: the input that is joined to the
     latents along the width. reading: how words are read; None: they can't be.
     """
@@ -54,6 +55,7 @@ class Family(NamedTuple):
     opens: Callable[[nn.Module], bool] = lambda network: False
     text: tuple[str, ...] = ()
     columns: tuple[tuple[str, Callable[[nn.Module], Callable[[int], Columns]]], ...] = ()
+    large: tuple[str, ...] = ()
     tail: Callable[[nn.Module, Inputs, tuple[int, int], int], int] = lambda network, inputs, patch, tokens: 0
     beside: str | None = None
     reading: Reading | None = None
@@ -96,7 +98,7 @@ def _of_double_blocks(network: nn.Module) -> Callable[[int], Columns]:
 
 
 TXT_MOD = (r"\.txt_mod$",)
-CHROMA = ((r"^distilled_guidance_layer$", _of_double_blocks),)
+CHROMA = r"^distilled_guidance_layer$"
 OMNIGEN_REFERENCES = (r"ref_image_refiner\.\d+\.norm1$",)
 
 
@@ -157,8 +159,10 @@ FAMILIES: Mapping[str, Family] = {
     "ernie.model.ErnieImageModel": Family(
         "ERNIE-Image", opens=_always, reading=Reading(("layers",), MIDDLE, joint, within="self_attention")
     ),
-    "chroma.model.Chroma": Family("Chroma", columns=CHROMA, reading=CHROMA_READING),
-    "chroma_radiance.model.ChromaRadiance": Family("Chroma Radiance", columns=CHROMA, reading=CHROMA_READING),
+    "chroma.model.Chroma": Family("Chroma", columns=((CHROMA, _of_double_blocks),), large=(CHROMA,), reading=CHROMA_READING),
+    "chroma_radiance.model.ChromaRadiance": Family(
+        "Chroma Radiance", columns=((CHROMA, _of_double_blocks),), large=(CHROMA,), reading=CHROMA_READING
+    ),
     "hunyuan_video.model.HunyuanVideo": Family(
         "HunyuanImage 2.1",
         opens=_picture_first,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -18,17 +19,38 @@ from torch.utils.hooks import RemovableHandle
 from ...asyndm_core.embedding import PixelTimesteps
 from ...asyndm_core.grid import TokenGrid
 from ...asyndm_core.hooks import hooked
-from ...asyndm_core.timestep_rows import Columns, Layout, TimestepRows, as_reference, folded, levels_of, unfolded, with_columns
+from ...asyndm_core.timestep_rows import (
+    Columns,
+    Layout,
+    TimestepRows,
+    as_reference,
+    folded,
+    joined,
+    levels_of,
+    parted,
+    unfolded,
+    with_columns,
+)
 from .attention import Call, TokenReader, tokens_of
 from .families import Family, Inputs
 from .model import MapSampling, UnsupportedModelError
 
+AT_ONCE = 32
+"""How many timesteps, of all pictures together, a large module is given at once.
+
+Chroma computes all its modulations from each timestep: 344 vectors of 5120 numbers in every layer, 3.5 MB in bf16. For 300
+timesteps of a prompt and its negative that is 2.1 GB for each of some four tensors, where one more picture of 1024 x 1024 has
+0.2 GB in its largest. For 32 it is 0.1 GB.
+"""
+
 
 class _Modules(NamedTuple):
-    """The modules of a network that are hooked: those of text alone; those of both, with text's columns; quantised ones."""
+    """The modules of a network that are hooked: those of text alone; those of both, with text's columns; large ones;
+    quantised ones."""
 
     text: list[nn.Module]
     both: list[tuple[nn.Module, Callable[[int], Columns]]]
+    large: list[nn.Module]
     quantised: list[nn.Module]
 
 
@@ -111,20 +133,22 @@ class Transformer:
             yield module.register_forward_pre_hook(as_reference, with_kwargs=True)
         for module, columns in modules.both:
             yield module.register_forward_hook(_with_columns_of(columns))
-        for module in modules.quantised:
-            before, after = _fold()
+        for module, hooks in (*((each, _part()) for each in modules.large), *((each, _fold()) for each in modules.quantised)):
+            before, after = hooks
             yield module.register_forward_pre_hook(before)
             yield module.register_forward_hook(after)
 
 
 def _hooked_modules(network: nn.Module, family: Family) -> _Modules:
     """Look a network's modules up, by their names before torch.compile put other modules around some of them."""
-    found = _Modules([], [], [])
+    found = _Modules([], [], [], [])
     for wrapped_name, module in network.named_modules():
         name = wrapped_name.replace("_orig_mod.", "")
         if any(re.search(pattern, name) for pattern in family.text):
             found.text.append(module)
         found.both.extend((module, columns(network)) for pattern, columns in family.columns if re.search(pattern, name))
+        if any(re.search(pattern, name) for pattern in family.large):
+            found.large.append(module)
         if _is_quantised(module):
             found.quantised.append(module)
     return found
@@ -145,6 +169,30 @@ def _with_columns_of(columns: Callable[[int], Columns]) -> Callable:
         return with_columns(output, columns(output.shape[-1]))
 
     return mark
+
+
+def _part() -> tuple[Callable, Callable]:
+    """Hooks that give a module its rows a few at a time. torch.compile, which would compile it for every number of times, gives
+    it all."""
+    done: list[list[TimestepRows]] = []
+    within: list[bool] = []
+
+    def before(module: nn.Module, args: tuple) -> tuple | None:
+        rows = args[0]
+        if torch.compiler.is_compiling() or within or not isinstance(rows, TimestepRows):
+            return None
+        *first, last = parted(rows, max(1, AT_ONCE // rows.places.batch))
+        if not first:
+            return None
+        within.append(True)
+        done.append([module(part, *args[1:]) for part in first])
+        within.clear()
+        return (last, *args[1:])
+
+    def after(module: nn.Module, args: tuple, output: TimestepRows) -> TimestepRows | None:
+        return joined([*done.pop(), output]) if done and not within else None
+
+    return before, after
 
 
 def _fold() -> tuple[Callable, Callable]:

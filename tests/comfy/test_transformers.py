@@ -354,6 +354,33 @@ def test_bfloat16(name: str) -> None:
     each_its_own(lambda change: sampled(name, change(patched), batch=2, steps=3), tolerance=0.03)
 
 
+@pytest.mark.parametrize("name", ["Chroma", pytest.param("Chroma Radiance", marks=pytest.mark.whole)])
+def test_a_large_modulation_a_few_timesteps_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is what all at once give, and no more are held."""
+    patched = make_transformer(name)
+    _, height, width = FAMILIES[name].latents
+    soft = painted(torch.linspace(0, 1, height * width).view(1, height, width))
+    given: list[int] = []
+
+    def note(module: nn.Module, args: tuple) -> None:
+        if isinstance(args[0], TimestepRows):
+            given.append(args[0].every.shape[:2].numel())
+
+    patched.model.diffusion_model.distilled_guidance_layer.in_proj.register_forward_pre_hook(note)
+
+    def at_once(most: int) -> Tensor:
+        monkeypatch.setattr("asyndm_pack.nodes.comfy.transformer.AT_ONCE", most)
+        given.clear()
+        return sampled(name, asyn(patched, soft))
+
+    whole = at_once(10**6)
+    timesteps = list(given)
+    assert max(timesteps) > 2 * 32
+    for most in (32, 5):
+        assert difference(at_once(most), whole) < TOLERANCE
+        assert max(given) <= most and sum(given) == sum(timesteps)
+
+
 # --- what else a run can ask for -------------------------------------------------------------------------------------------
 
 KINDS = ("Flux.1 dev", "Qwen-Image")
