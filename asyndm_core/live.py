@@ -86,7 +86,8 @@ def _start_copy(step: int, maps: dict[str, Tensor]) -> _Copy:
 class Live:
     """Give it to a run as ``on_step``, and use it as a context manager around the run: it sends the frames.
 
-    steps: N of the run. send: takes some frames, in order. to_rgb: see ``maps_of``. clock: seconds.
+    steps: N of the run. send: takes some frames, in order. to_rgb: see ``maps_of``. clock: seconds. part: the steps of the
+    run that it is given; None: all.
     """
 
     def __init__(
@@ -95,10 +96,12 @@ class Live:
         send: Callable[[list[Frame]], None],
         to_rgb: Callable[[Tensor], Tensor] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        part: range | None = None,
     ) -> None:
         self.steps = steps
+        part = range(steps) if part is None else part
         self._send, self._to_rgb, self._clock = send, to_rgb, clock
-        self._chosen = frozenset(chosen_steps(steps, FRAMES))
+        self._chosen = frozenset(part[step] for step in chosen_steps(len(part), FRAMES))
         self._under_way: list[_Copy] = []
         self._next = clock()
 

@@ -87,6 +87,7 @@ class TimestepMap:
     known_pixels: what the model is shown of the pixels that an inpainting mask keeps: "noised" to the background's level,
     "clean" as they are, at sigma 0, or "ahead" at the level that the background has ``lead`` later, a share of the
     schedule in [0, 1]. What a denoise below the greatest keeps of the given latents runs ahead too.
+    sigmas: the table of the whole run, (N + 1,), where several samplers make the steps of it and share its clock; or None.
     """
 
     regions: Regions
@@ -99,6 +100,7 @@ class TimestepMap:
     background_denoise: float = 1.0
     known_pixels: str = "noised"
     lead: float = LEAD
+    sigmas: Tensor | None = None
 
     def __post_init__(self) -> None:
         """ValueError for what is none of the choices."""
@@ -118,6 +120,11 @@ class TimestepMap:
     def words(self) -> tuple[str, ...]:
         """All target words of the chain, each once, whatever the modes."""
         return tuple(dict.fromkeys(t.text for layer in self.chain for t in layer.regions.targets))
+
+    @property
+    def table(self) -> Tensor | None:
+        """The ``sigmas`` of the chain, which not all of it need have."""
+        return next((layer.sigmas for layer in self.chain if layer.sigmas is not None), None)
 
     @property
     def denoise(self) -> float:
@@ -147,6 +154,14 @@ class Region:
     def soft(self) -> bool:
         """Whether its weights may lie between 0 and 1: grey masks and feathered edges."""
         return self.mask is not None or self.feather > 0
+
+    def same_pixels(self, other: Region) -> bool:
+        """Whether both stand for the same word or mask, and start alike."""
+        if (self.name, self.word, self.denoise) != (other.name, other.word, other.denoise):
+            return False
+        if self.mask is None or other.mask is None:
+            return self.mask is other.mask
+        return torch.equal(self.mask, other.mask)
 
     @property
     def lags(self) -> bool:
@@ -195,6 +210,17 @@ class Plan:
     def idle(self) -> bool:
         """Whether the plan asks for nothing but stock sampling, where no pixels are known and ``clean`` or ahead."""
         return self.level and not self.lags
+
+    def same_regions(self, other: Plan) -> bool:
+        """Whether a run begun by the other plan can go on by this one: the same regions in the same order.
+
+        Their curves and strengths may differ, and how they are found in attention from now on. Compares masks: call it once
+        per run.
+        """
+        own = (self.fixed, self.paper, self.background_denoise, self.clean, self.lead)
+        if own != (other.fixed, other.paper, other.background_denoise, other.clean, other.lead):
+            return False
+        return len(self.regions) == len(other.regions) and all(map(Region.same_pixels, self.regions, other.regions))
 
     @property
     def uniform(self) -> Region | None:
@@ -275,6 +301,9 @@ def make_plan(timestep_map: TimestepMap, height: int, width: int, patch: tuple[i
                 f"Chained timestep maps disagree on {what} ({', '.join(sorted(values))}): a run has one. "
                 "Set the same on all of them."
             )
+    tables = [layer.sigmas for layer in layers if layer.sigmas is not None]
+    if any(table.shape != tables[0].shape or not torch.allclose(table, tables[0]) for table in tables):
+        raise ValueError("Chained timestep maps disagree on sigmas: a run has one table. Connect the same to all of them.")
     whole = timestep_map.denoise
     grid = TokenGrid((height, width), patch)
     regions = tuple(region for layer in layers for region in _regions_of(layer, grid, whole))

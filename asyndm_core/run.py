@@ -15,7 +15,7 @@ from .embedding import Groups, grouped
 from .grid import TokenGrid
 from .inpainting import HoldingHost
 from .regions import Ownership, Plan, Region, assign, denoise_map, first_assignment, synchronous, weights
-from .samplers import Noise, NoiseLaw, Prediction, Sampler, Step
+from .samplers import Noise, NoiseLaw, Prediction, Sampler, Step, toward
 
 
 class Host(Protocol):
@@ -108,6 +108,21 @@ class Now(NamedTuple):
     def at(self, clock: Clock, state: Tensor, step: int) -> Now:
         """The same run at ``step``, where its states are ``state``."""
         return self._replace(state=state, sigma=levels(clock, state, step, self.kept, self.lead))
+
+
+class Pause(NamedTuple):
+    """A run between two of its steps, and all that it goes on from: several samplers may make the steps of one run.
+
+    step: the next one. x: latents (B, C, H, W), every pixel at its own ``now.sigma``. found: the weights of the regions as
+    last seen, (R, B, H, W). fixed: whether they stay. denoised: what the model last said of x, None before the first step.
+    """
+
+    step: int
+    x: Tensor
+    now: Now
+    found: Tensor
+    fixed: bool = False
+    denoised: Tensor | None = None
 
 
 def progress(clock: Clock, state: Tensor, step: int, kept: Tensor | None, lead: Lead | None) -> Tensor:
@@ -217,6 +232,7 @@ class _Evaluations:
         self._groups, self._within = groups, within
         self._first = True
         self.attention: Attention | None = None
+        self.denoised: Tensor | None = None
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Prediction:
         if not self._first:
@@ -224,6 +240,7 @@ class _Evaluations:
         self._first = False
         prediction = self._host.denoise(x, sigma, self._reference, self._watch, self._groups)
         self.attention = self._host.attention() if self._watch else None
+        self.denoised = prediction.denoised
         self._report(x, prediction.denoised, self.attention)
         return prediction
 
@@ -253,27 +270,48 @@ def sample(
 ) -> Tensor:
     """Sample x (B, C, H, W), noised to ``begin.sigma``, to the end of the clock's table. Returns latents like x.
 
+    ``fixed`` keeps the first regions. See ``go_on`` for the rest.
+    """
+    first = Pause(0, x, begin, begin.owned.weights, fixed)
+    return go_on(host, first, clock.steps, clock, plan, sampler, noise, on_step, weigh, patch).x
+
+
+def go_on(
+    host: Host,
+    pause: Pause,
+    until: int,
+    clock: Clock,
+    plan: Plan,
+    sampler: Sampler,
+    noise: Noise,
+    on_step: Callable[[Snapshot], None] | None = None,
+    weigh: Weigh = weights,
+    patch: tuple[int, int] = (1, 1),
+) -> Pause:
+    """The steps from ``pause`` to before step ``until`` of the clock's table.
+
     Order within a step, as in the authors' code: the move q -> q' of step i uses the regions seen at step i - 1; then
-    the model is evaluated, and its attention makes the regions of the next move. ``fixed`` keeps the first regions.
+    the model is evaluated, and its attention makes the regions of the next move.
     A word owns nothing in steps where no prompt with it is in force, nor in the first one where one is again: it was not
     seen before. weigh: how attention becomes weights of regions; experiments give their own. patch: (height, width) of the
-    model's tokens in latent pixels; ``begin`` is a map of tokens.
+    model's tokens in latent pixels; ``pause.now`` is a map of tokens. The memory of multi-step samplers begins anew.
 
     The pixels of the next evaluation are grouped before this one: by the time that the host needs their number, it has
     arrived, and the device has not run out of work.
     """
+    x, now, found, denoised = pause.x, pause.now, pause.found, pause.denoised
     grid = TokenGrid((x.shape[-2], x.shape[-1]), patch)
     shape = (x.shape[0], *grid.shape)
-    now, found, acts = begin, begin.owned.weights, None
-    watch = bool(plan.words) and not fixed
+    acts = None
+    watch = bool(plan.words) and not pause.fixed
     noise_sigmas = noise_table(clock.to(torch.device("cpu")), plan)
     ends_clean = float(noise_sigmas[-1]) == 0
     history = sampler.history()
     sigma = grid.to_pixels(now.sigma).to(x.dtype)
     groups = grouped(sigma[:, 0])
-    for step in range(clock.steps):
+    for step in range(pause.step, until):
         before, acts = acts, host.acts(noise_sigmas[step]) if plan.words else None
-        if step > 0 and (watch or acts is not before):
+        if step > 0 and (watch or acts is not before or step == pause.step):
             now = now._replace(owned=assign(plan, found, acts))
         following = now.at(clock, move(clock, plan, now.state, step, now.owned), step + 1)
         sigma_next = grid.to_pixels(following.sigma).to(x.dtype)
@@ -291,8 +329,27 @@ def sample(
         x = sampler.step(model, x, this_step, history, noise, host.law)
         if watch:
             found = weigh(plan, model.attention or nothing_seen(len(plan.words), x.device), shape, x.device)
-        now, sigma, groups = following, sigma_next, groups_next
-    return x
+        now, sigma, groups, denoised = following, sigma_next, groups_next, model.denoised
+    return Pause(until, x, now, found, pause.fixed, denoised)
+
+
+def levelled(pause: Pause, clock: Clock, given: Callable[[Tensor], Tensor], patch: tuple[int, int] = (1, 1)) -> Tensor:
+    """The latents of a pause (B, C, H, W) with every pixel at the table's sigma of ``pause.step``, whatever its clock says.
+
+    Pixels that are elsewhere go there in one first-order step by what the model last said of them; at the end of the table
+    there are none. given: sigmas (B, 1, H, W) -> the given latents at them. Pixels that were kept, and known ones that ran
+    ahead, are these.
+    """
+    x, now = pause.x, pause.now
+    grid = TokenGrid((x.shape[-2], x.shape[-1]), patch)
+    level = clock.sigmas[pause.step]
+    if pause.step < clock.steps and pause.denoised is not None:
+        sigma, target = grid.to_pixels(now.sigma).to(x.dtype), level.to(x.dtype)
+        x = torch.where((sigma == target) | (sigma == 0), x, toward(x, pause.denoised, sigma, target))
+    unchanged = now.kept if now.lead is None else now.lead.share == 1
+    if unchanged is None:
+        return x
+    return torch.where(grid.to_pixels(unchanged)[:, None], given(level.expand(x[:, :1].shape)), x)
 
 
 LOOKS = 4
@@ -314,7 +371,7 @@ def look(host: Host, clock: Clock, shape: tuple[int, int, int], noised: Callable
     return mean.mean()
 
 
-def generate(
+def prepare(
     host: Host,
     clock: Clock,
     plan: Plan,
@@ -323,21 +380,16 @@ def generate(
     noised: Callable[[Tensor], Tensor],
     noise: Callable[[Plan], Noise],
     last_word: str | None = None,
-    on_step: Callable[[Snapshot], None] | None = None,
-    weigh: Weigh = weights,
     drawn: Tensor | None = None,
     ahead: Ahead = known_progress,
     patch: tuple[int, int] = (1, 1),
-) -> Tensor:
-    """A whole run on latents of ``shape`` (B, H, W). Where regions must be known before it, their words are looked for first.
+) -> Pause:
+    """A run before its first step. Where regions must be known before it, their words are looked for first.
 
-    Fixed regions: in a synchronous pass. Regions with a denoise of their own: in the given latents, which they are to
-    change or to keep. noised: sigmas (B, 1, H, W) -> the given latents at them. noise: a fresh source of noise for each
-    pass, from the same seed. patch: see ``sample``; the masks of the plan, and ``drawn``, are maps of tokens. See ``start`` and
-    ``sample`` for the rest. Pixels that were kept, and known ones that ran ahead,
-    end as the given latents at the table's last sigma, as all others.
+    Fixed regions: in a synchronous pass over the whole table. Regions with a denoise of their own: in the given latents,
+    which they are to change or to keep. See ``generate`` for the arguments.
     """
-    plan, grid = plan.to(clock.sigmas.device), TokenGrid((shape[1], shape[2]), patch)
+    grid = TokenGrid((shape[1], shape[2]), patch)
     tokens, attention = (shape[0], *grid.shape), None
     if plan.words and not plan.level:
         attention = look(host, clock, shape, noised)
@@ -353,12 +405,42 @@ def generate(
         attention = mean.mean()
     acts = host.acts(clock.sigmas[0].cpu()) if plan.words else None
     begin = start(clock, plan, tokens, attention, last_word, drawn, ahead, acts)
-    sigma = grid.to_pixels(begin.sigma)
-    x, fixed = noised(sigma), plan.fixed and attention is not None
-    if begin.lead is not None and begin.lead.until is not None:
-        host = HoldingHost(host, noised(torch.zeros_like(sigma)), grid.to_pixels(begin.lead.until))
-    x = sample(host, x, begin, clock, plan, sampler, noise(plan), on_step, fixed, weigh, patch)
-    unchanged = begin.kept if begin.lead is None else begin.lead.share == 1
-    if unchanged is None:
-        return x
-    return torch.where(grid.to_pixels(unchanged)[:, None], noised(clock.sigmas[-1].expand(shape)[:, None]), x)
+    fixed = plan.fixed and attention is not None
+    return Pause(0, noised(grid.to_pixels(begin.sigma)), begin, begin.owned.weights, fixed)
+
+
+def holding(host: Host, now: Now, noised: Callable[[Tensor], Tensor], grid: TokenGrid) -> Host:
+    """The host, of a run where pixels that lead are drawn a part of the way only: it keeps the others as they are given."""
+    if now.lead is None or now.lead.until is None:
+        return host
+    until = grid.to_pixels(now.lead.until)
+    return HoldingHost(host, noised(torch.zeros_like(until)), until)
+
+
+def generate(
+    host: Host,
+    clock: Clock,
+    plan: Plan,
+    shape: tuple[int, int, int],
+    sampler: Sampler,
+    noised: Callable[[Tensor], Tensor],
+    noise: Callable[[Plan], Noise],
+    last_word: str | None = None,
+    on_step: Callable[[Snapshot], None] | None = None,
+    weigh: Weigh = weights,
+    drawn: Tensor | None = None,
+    ahead: Ahead = known_progress,
+    patch: tuple[int, int] = (1, 1),
+) -> Tensor:
+    """A whole run on latents of ``shape`` (B, H, W): ``prepare``, all steps, and their end ``levelled``.
+
+    noised: sigmas (B, 1, H, W) -> the given latents at them. noise: a fresh source of noise for each pass, from the same
+    seed. patch: see ``go_on``; the masks of the plan, and ``drawn``, are maps of tokens. See ``start`` and ``go_on`` for the
+    rest. Pixels that were kept, and known ones that ran ahead, end as the given latents at the table's last sigma, as all
+    others.
+    """
+    plan = plan.to(clock.sigmas.device)
+    pause = prepare(host, clock, plan, shape, sampler, noised, noise, last_word, drawn, ahead, patch)
+    host = holding(host, pause.now, noised, TokenGrid((shape[1], shape[2]), patch))
+    pause = go_on(host, pause, clock.steps, clock, plan, sampler, noise(plan), on_step, weigh, patch)
+    return levelled(pause, clock, noised, patch)
