@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..asyndm_core.curves import CURVES
 from ..asyndm_core.regions import (
@@ -133,6 +134,15 @@ class TimestepMapNode(io.ComfyNode):
                     optional=True,
                     **ADVANCED,
                 ),
+                io.Sigmas.Input(
+                    "sigmas",
+                    optional=True,
+                    tooltip=(
+                        "Only where several samplers make one picture, each a part of the steps: the sigmas of all steps, "
+                        "before they are split. The clock then goes on from one sampler to the next, as in one run. For "
+                        "KSampler (Advanced): from a BasicScheduler with the same model, scheduler and steps."
+                    ),
+                ),
             ],
             outputs=[TimestepMapSocket.Output(display_name="timestep_map")],
         )
@@ -150,6 +160,7 @@ class TimestepMapNode(io.ComfyNode):
         background_denoise: float = 1.0,
         known_pixels: str = KNOWN_PIXELS[0],
         lead: float = LEAD,
+        sigmas: Tensor | None = None,
     ) -> io.NodeOutput:
         """Put regions, curve and strength together, and tell the plot on the node."""
         check_socket(regions, Regions, "regions", "Asynchronous Timestep Map")
@@ -158,8 +169,10 @@ class TimestepMapNode(io.ComfyNode):
         check_strength(strength, "The strength of Asynchronous Timestep Map")
         for name, denoise in (("region_denoise", region_denoise), ("background_denoise", background_denoise)):
             check_number(denoise, 0, 1, f"{name} of Asynchronous Timestep Map")
+        if sigmas is not None:
+            check_socket(sigmas, Tensor, "sigmas", "Asynchronous Timestep Map")
         timestep_map = TimestepMap(
-            regions, curve, strength, mode, preset, previous, region_denoise, background_denoise, known_pixels, lead
+            regions, curve, strength, mode, preset, previous, region_denoise, background_denoise, known_pixels, lead, sigmas
         )
         make_plan(timestep_map, *ANY_LATENT)
         schedule = {"curve": curve, "strength": strength, "mode": mode, "preset": preset}

@@ -26,7 +26,7 @@ def show_on(hidden: Any) -> Callable[[Start], Live | None] | None:
 
     def on_run(start: Start) -> Live | None:
         send = _sender(node, start)
-        return None if send is None else Live(start.steps, send, latent_to_rgb(start.latent_format))
+        return None if send is None else Live(start.steps, send, latent_to_rgb(start.latent_format), part=start.part)
 
     return on_run
 
@@ -45,7 +45,8 @@ def legend(start: Start) -> list[dict[str, Any]]:
 def parcel(node: str, start: Start, prompt: str | None, workflow: str | None, run: str) -> dict[str, Any]:
     """What every message of a run says of it."""
     about = {"node": node, "prompt": prompt, "workflow": workflow, "run": run}
-    return {**about, "steps": start.steps, "batch": start.batch, "legend": legend(start)}
+    part = {"first": start.part.start, "last": start.part.stop - 1}
+    return {**about, "steps": start.steps, **part, "batch": start.batch, "legend": legend(start)}
 
 
 def packed(frame: Frame) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ...asyndm_core.crowding import Crowding
 from ...asyndm_core.grid import TokenGrid
 from ...asyndm_core.inpainting import drawn
 from ...asyndm_core.regions import Plan, Region, TimestepMap, make_plan
-from ...asyndm_core.run import Snapshot, generate, noise_table
+from ...asyndm_core.run import Pause, Snapshot, go_on, holding, levelled, noise_table, prepare
 from ...asyndm_core.samplers import Noise, Sampler
 from .arrival import in_force
 from .conditioning import ANNOTATION, check_words, last_word
@@ -27,6 +27,7 @@ from .host import WRAPPER_KEY, ComfyHost, WrappersMP
 from .model import control_chain
 from .network import control_network_of, is_image, is_known, network_of, patch_of, reads_words
 from .notices import Notices, say_of_crowding, say_of_length, say_of_masks
+from .relay import Carried, Course, course_of, leave, outer_sample
 from .sampler import check_guider, sampler_of
 
 OnStep = Callable[[Snapshot], None]
@@ -37,7 +38,7 @@ class Start(NamedTuple):
     """What is known of a run before its first step.
 
     steps: N. batch: how many pictures. regions: in the order of ``Snapshot.owner``. words: in the order of
-    ``Snapshot.attention``. latent_format: ComfyUI's, of the model.
+    ``Snapshot.attention``. latent_format: ComfyUI's, of the model. part: the steps that this sampler makes.
     """
 
     steps: int
@@ -45,6 +46,7 @@ class Start(NamedTuple):
     regions: tuple[Region, ...]
     words: tuple[str, ...]
     latent_format: Any
+    part: range
 
 
 class Watcher(AbstractContextManager, Protocol):
@@ -76,9 +78,10 @@ class Options(NamedTuple):
 def apply(model: Any, timestep_map: TimestepMap, options: Options | None = None) -> Any:
     """A clone of the MODEL that samples asynchronously wherever it is sampled. The last map applied counts."""
     patched = model.clone()
-    patched.remove_wrappers_with_key(WrappersMP.SAMPLER_SAMPLE, WRAPPER_KEY)
     wrapper = sampler_wrapper(timestep_map, options or Options())
-    patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, WRAPPER_KEY, wrapper)
+    for place, ours in ((WrappersMP.OUTER_SAMPLE, outer_sample), (WrappersMP.SAMPLER_SAMPLE, wrapper)):
+        patched.remove_wrappers_with_key(place, WRAPPER_KEY)
+        patched.add_wrapper_with_key(place, WRAPPER_KEY, ours)
     return patched
 
 
@@ -100,24 +103,37 @@ def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
     ) -> Tensor:
         patch = patch_of(guider.inner_model.diffusion_model)
         plan, say = make_plan(timestep_map, *noise.shape[-2:], patch), Notices(options.node)
-        if not (plan.level and timestep_map.denoise == 1) and not torch.count_nonzero(noise):
+        latent_format = guider.inner_model.latent_format
+        tokens = (noise.shape[0], *TokenGrid((noise.shape[-2], noise.shape[-1]), patch).shape)
+        course = course_of(sigmas, noise, timestep_map, plan, tokens, type(latent_format), say)
+        ends = not (plan.level and timestep_map.denoise == 1)
+        if ends and course.carried is None and not torch.count_nonzero(noise):
             raise ValueError(
                 "region_denoise or background_denoise of Asynchronous Timestep Map is below 1, and the sampler adds no "
                 "noise (add_noise is disabled): nothing can start at another noise level. Enable it, or set both to 1."
             )
-        if options.cut:
+        if options.cut and timestep_map.denoise < 1:
+            if timestep_map.table is not None:
+                raise ValueError(
+                    "Asynchronous Timestep Map has a table of sigmas for several samplers, and both region_denoise and "
+                    "background_denoise below 1: set the greater to 1 and let the first sampler start later (start_at_step), "
+                    "or disconnect sigmas."
+                )
             if timestep_map.denoise == 0:
                 return torch.zeros_like(noise) if latent_image is None else latent_image
             sigmas = sigmas[-1 - max(1, round((len(sigmas) - 1) * timestep_map.denoise)) :]
-        share = _drawn(plan, noise, denoise_mask, patch, say)
-        idle = (options.shortcut and plan.idle and share is None and not options.eta) or len(sigmas) < 2
+            course = Course(sigmas, range(len(sigmas) - 1))
+        share = _drawn(plan, noise, denoise_mask, patch, say) if course.carried is None else course.carried.share
+        asks_nothing = plan.idle and share is None and not options.eta and course.carried is None
+        idle = (options.shortcut and asks_nothing) or len(sigmas) < 2
         words = plan.words
         if idle:
             words = _known_words(guider, timestep_map.words) if options.on_step is not None else ()
-        latent_format = guider.inner_model.latent_format
-        start = Start(len(sigmas) - 1, noise.shape[0], plan.regions, words, latent_format)
+            course = Course(sigmas, range(len(sigmas) - 1))
+        steps = len(course.sigmas) - 1
+        start = Start(steps, noise.shape[0], plan.regions, words, latent_format, course.part)
         say_of_masks(say, timestep_map, plan, *noise.shape[-2:])
-        crowding = None if idle else _crowding(plan, start.steps, say)
+        crowding = None if idle else _crowding(plan, steps, say)
         with _everyone(options, start, crowding, shown=_is_image_model(guider.inner_model, noise)) as on_step:
             if idle:
                 if on_step is not None:
@@ -125,7 +141,7 @@ def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
                 return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar, **kwargs)
             sampler = sampler_of(executor.class_obj, options.eta, say, for_all)
             run = _Run(
-                executor.class_obj, sampler, guider, sigmas, extra_args, noise, latent_image, denoise_mask, share, plan, say
+                executor.class_obj, sampler, guider, course, extra_args, noise, latent_image, denoise_mask, share, plan, say
             )  # fmt: skip
             return run.sample(callback, disable_pbar, on_step)
 
@@ -227,10 +243,10 @@ def _watch_stock(
 
 
 class _Run:
-    """One asynchronous run in the place of ComfyUI's sampler function."""
+    """One asynchronous run, or a sampler's part of it, in the place of ComfyUI's sampler function."""
 
     def __init__(
-        self, ksampler: Any, sampler: Sampler, guider: Any, sigmas: Tensor, extra_args: dict, noise: Tensor,
+        self, ksampler: Any, sampler: Sampler, guider: Any, course: Course, extra_args: dict, noise: Tensor,
         latent: Tensor | None, denoise_mask: Tensor | None, share: Tensor | None, plan: Plan, say: Notices,
     ) -> None:  # fmt: skip
         check_guider(guider)
@@ -239,12 +255,16 @@ class _Run:
         check_words(plan.words, conds)
         check_guidance(extra_args["model_options"])
         _say_of_unknown_controls(say, [cond["control"] for cond in conds if "control" in cond])
+        sigmas = course.sigmas
         self.authors_end = plan.paper and float(sigmas[-1]) == 0
         if self.authors_end:
             sigmas = torch.cat([sigmas[:-1], guider.inner_model.model_sampling.sigmas[:1].to(sigmas)])
         noise = noise.float()  # before 0.33, ComfyUI samples latents in whatever type they come: too coarse for maps of sigmas
         latent = torch.zeros_like(noise) if latent is None else latent.float()
+        if course.carried is not None:
+            noise, latent = course.carried.noise, course.carried.latent
         self.ksampler, self.plan, self.sigmas, self.share, self.patch = ksampler, plan, sigmas, share, network.patch
+        self.course, self.kind = course, type(guider.inner_model.latent_format)
         if not plan.level and not torch.count_nonzero(latent):
             say(
                 "region_denoise and background_denoise differ, and the latent image is empty: what starts below the other "
@@ -254,6 +274,7 @@ class _Run:
         self.sampler = sampler
         self.host = ComfyHost(guider, extra_args, plan.words, noise, self.sampler.needs_uncond)
         self.host.inpaint(self._inpaint_model(guider, noise, latent), denoise_mask, as_comfy=share is None)
+        self.comfy_noise, self.comfy_latent = noise, latent
         self.noise, self.latent = self.host.from_comfy(noise), self.host.from_comfy(latent)
         self.clock = self.host.clock(sigmas, plan.paper)
         ahead = plan.lead > 0 and (share is not None or not plan.level)
@@ -266,25 +287,43 @@ class _Run:
 
         The paper's run ends at timestep 0 instead of sigma 0, and its result is the variance-preserving latents there.
         """
-        shape = (self.noise.shape[0], self.noise.shape[-2], self.noise.shape[-1])
-        with tqdm(total=self.clock.steps, disable=disable_pbar) as bar:
+        part, device = self.course.part, self.clock.sigmas.device
+        plan = self.plan.to(device)
+        with tqdm(total=len(part), disable=disable_pbar) as bar:
 
             def report(snapshot: Snapshot) -> None:
                 if callback is not None:
                     denoised, x = self.host.to_comfy(snapshot.denoised), self.host.to_comfy(snapshot.x)
-                    callback(snapshot.step, denoised, x, self.clock.steps)
+                    callback(snapshot.step - part.start, denoised, x, len(part))
                 if on_step is not None:
                     on_step(snapshot)
                 bar.update()
 
-            samples = generate(
-                self.host, self.clock, self.plan, shape, self.sampler, self._noised, self._noise_source, self.last_word,
-                report, drawn=self.share, patch=self.patch,
-            )  # fmt: skip
-        samples = self.host.to_comfy(samples)
-        if self.authors_end:
+            pause = self.course.carried.pause if self.course.carried is not None else self._begin(plan)
+            grid = TokenGrid((self.noise.shape[-2], self.noise.shape[-1]), self.patch)
+            host = holding(self.host, pause.now, self._noised, grid)
+            noise = self._noise_source(plan, part)
+            pause = go_on(host, pause, part.stop, self.clock, plan, self.sampler, noise, report, patch=self.patch)
+        samples = self.host.to_comfy(levelled(pause, self.clock, self._noised, self.patch))
+        if self.course.goes_on:
+            leave(self._carried(pause))
+        elif self.authors_end:
             return samples / (1 + self.sigmas[-1] ** 2).sqrt()
-        return self.host.sampling.inverse_noise_scaling(self.sigmas[-1], samples)
+        return self.host.sampling.inverse_noise_scaling(self.sigmas[part.stop], samples)
+
+    def _begin(self, plan: Plan) -> Pause:
+        """The run before its first step."""
+        shape = (self.noise.shape[0], self.noise.shape[-2], self.noise.shape[-1])
+        whole = range(self.clock.steps)
+        return prepare(
+            self.host, self.clock, plan, shape, self.sampler, self._noised, partial(self._noise_source, part=whole),
+            self.last_word, self.share, patch=self.patch,
+        )  # fmt: skip
+
+    def _carried(self, pause: Pause) -> Carried:
+        """What the next part goes on from."""
+        kept = pause._replace(denoised=None)
+        return Carried(self.course.sigmas, kept, self.plan, self.comfy_noise, self.comfy_latent, self.share, self.kind)
 
     def _noised(self, sigma: Tensor) -> Tensor:
         """The latents at ``sigma`` (B, 1, H, W). At the table's first sigma they are what ComfyUI's sampler starts from.
@@ -299,15 +338,15 @@ class _Run:
             return whole
         return torch.where(sigma < self.sigmas[0], self.host.noised(self.noise, self.latent, sigma), whole)
 
-    def _noise_source(self, plan: Plan) -> Noise:
-        """ComfyUI's own noise for the sampler: the same draws in the same order, from the seed."""
+    def _noise_source(self, plan: Plan, part: range) -> Noise:
+        """ComfyUI's own noise for the sampler of a part of the table: the same draws in the same order, from the seed."""
         if not self.sampler.draws:
             return k_diffusion.default_noise_sampler(self.noise)  # nothing asks for it
         if not self.sampler.noise.startswith("brownian"):
             if self.noise.device.type == "cpu":
                 self._seed_after()
             return k_diffusion.default_noise_sampler(self.noise, seed=self.seed)
-        table = noise_table(self.clock.to(torch.device("cpu")), plan)
+        table = noise_table(self.clock.to(torch.device("cpu")), plan)[part.start : part.stop + 1]
         tree = k_diffusion.BrownianTreeNoiseSampler(
             self.noise, table[table > 0].min(), table.max(), seed=self.seed, cpu=self.sampler.noise == "brownian"
         )
@@ -324,7 +363,8 @@ class _Run:
 
     def _inpaint_model(self, guider: Any, noise: Tensor, latent: Tensor) -> Any:
         """ComfyUI's own model of masked latents, with the noise that its sampler would give it."""
-        model_k = comfy.samplers.KSamplerX0Inpaint(guider, self.sigmas)
+        part = self.course.part
+        model_k = comfy.samplers.KSamplerX0Inpaint(guider, self.sigmas[part.start : part.stop + 1])
         model_k.latent_image, model_k.noise = latent, noise
         if self.ksampler.inpaint_options.get("random", False):
             generator = torch.manual_seed(self._seed_after())

@@ -50,6 +50,7 @@ PROMISE: dict[str, tuple[str, list[tuple[str, str, bool]], list[tuple[str, str]]
             ("background_denoise", "FLOAT", True),
             ("known_pixels", "COMBO", True),
             ("lead", "FLOAT", True),
+            ("sigmas", "SIGMAS", True),
         ],
         [("timestep_map", "ASYNDM_TIMESTEP_MAP")],
     ),
