@@ -299,6 +299,12 @@ ELSEWHERE = (
     ("Sampler nodes with options", "yes", "SamplerDPMPP_2M_SDE and kin: eta, s_noise, r, solver_type", "test_graphs"),
     ("Scheduler nodes", "yes", "AlignYourSteps, GITS, SDTurbo, Laplace, ...; any table that goes down", "test_graphs"),
     ("SplitSigmas, two stages", "yes", "AsynDM in one or both: a stage ends with all pixels level", "test_graphs"),
+    (
+        "One clock over KSampler (Advanced) in a row, or SplitSigmas",
+        "yes",
+        "with sigmas of Asynchronous Timestep Map; samplers with memory, and noise, begin anew in each part, as stock ones do",
+        "test_split_runs",
+    ),
     ("Several samplers in one graph", "yes", "each run by itself, even one within another", "test_graphs"),
     (
         "Tiled upscalers, detailers",

@@ -57,6 +57,7 @@ test("it rests where the most is behind, and where nothing ever is, on the last"
   assert.equal(frames.unpacked({ step: 0, planes: { owner: [1, 1], progress: [1, 3] }, data: base64(0, 100, 255, 127) }).behind, 29);
   assert.equal(frames.isDone({ steps: 3, frames: [{ step: 0 }, { step: 2 }] }), true);
   assert.equal(frames.isDone({ steps: 4, frames: [{ step: 0 }, { step: 2 }] }), false);
+  assert.equal(frames.isDone({ steps: 4, last: 2, frames: [{ step: 0 }, { step: 2 }] }), true);
 });
 
 test("only some runs are remembered, the newest", () => {

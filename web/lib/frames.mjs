@@ -33,8 +33,8 @@ export function unpacked({ step, planes, data }) {
   return frame;
 }
 
-/** Whether the last step of a run is among its frames. */
-export const isDone = ({ frames, steps }) => frames.at(-1)?.step === steps - 1;
+/** Whether the last step of a run, or of a sampler's part of it, is among its frames. */
+export const isDone = ({ frames, steps, last = steps - 1 }) => frames.at(-1)?.step === last;
 
 /** The index of the frame to rest on: where most is behind, or the last where nothing ever is. */
 export function restingFrame(frames) {

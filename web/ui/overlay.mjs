@@ -136,7 +136,10 @@ export function addOverlay(node) {
 
   function noteText() {
     if (!run) return t(isCached(node) ? "fromCache" : "beforeRun");
-    return run.batch > 1 ? t("firstOf", { count: run.batch }) : "";
+    const { first, last, steps, batch } = run;
+    const said = batch > 1 ? [t("firstOf", { count: batch })] : [];
+    if (first > 0 || last < steps - 1) said.push(t("partOf", { first: first + 1, last: last + 1, steps }));
+    return said.join(" ");
   }
 
   const colours = () => run.legend.map((_, index) => regionColour(index, settings.colours));

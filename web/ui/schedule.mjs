@@ -58,7 +58,7 @@ export function addSchedule(node) {
     if (hovered >= regions.length) hovered = -1;
     const entries = regions.map(({ name, line, strength, colour, place }) => [name, line, strength, colour, place?.name]);
     const said = missing(layers.at(-1), regions);
-    const texts = JSON.stringify([entries, said, layers.map(aboutLayer), now.kept]);
+    const texts = JSON.stringify([entries, said, layers.map(aboutLayer), now.kept, isShared(layers)]);
     const state = JSON.stringify([texts, size, ink, paperColour, hovered]);
     if (state === shown) return;
     shown = state;
@@ -91,6 +91,7 @@ export function addSchedule(node) {
     else if (regionDenoise < 1 || rest < 1) texts.push(t("editing"));
     else if (!asksForMore(layers)) texts.push(t("level"));
     if (kept) texts.push(t(layers[0].knownPixels));
+    if (isShared(layers)) texts.push(t("shared"));
     return texts.map((text) => element("div", "", text));
   }
 
@@ -163,6 +164,9 @@ export function addSchedule(node) {
 }
 
 const percent = (denoise) => Math.round(100 * denoise);
+
+/** Whether the maps are told the table of a whole run, so that several samplers share its clock. */
+const isShared = (layers) => layers.some(({ map }) => origin(app.rootGraph, map, "sigmas"));
 
 /** What the notes and the legend depend on. */
 const aboutLayer = ({ mode, preset, knownPixels, lead, update, regionDenoise, backgroundDenoise: rest, followed }) => [
