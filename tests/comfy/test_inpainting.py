@@ -392,7 +392,7 @@ def test_the_node_hands_the_lead_on() -> None:
     """Appended last, so that saved workflows keep their values; another number than a share is refused by name."""
     inputs = {"curve": "quadratic", "strength": 0.7, "mode": "asynchronous"}
     declared = TimestepMapNode.GET_NODE_INFO_V1()["input_order"]["optional"]
-    assert declared[-2:] == ["known_pixels", "lead"]
+    assert declared[-3:] == ["known_pixels", "lead", "sigmas"]
     made = TimestepMapNode.execute(painted(LEFT), **inputs, known_pixels="ahead", lead=0.35).result[0]
     assert (made.known_pixels, made.lead) == ("ahead", 0.35)
     with pytest.raises(ValueError, match="lead of Asynchronous Timestep Map is 'far': it is a number between 0 and 1"):
