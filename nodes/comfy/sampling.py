@@ -106,8 +106,8 @@ def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
         latent_format = guider.inner_model.latent_format
         tokens = (noise.shape[0], *TokenGrid((noise.shape[-2], noise.shape[-1]), patch).shape)
         course = course_of(sigmas, noise, timestep_map, plan, tokens, type(latent_format), say)
-        ends = not (plan.level and timestep_map.denoise == 1)
-        if ends and course.carried is None and not torch.count_nonzero(noise):
+        own_starts = not (plan.level and timestep_map.denoise == 1)
+        if own_starts and course.carried is None and not torch.count_nonzero(noise):
             raise ValueError(
                 "region_denoise or background_denoise of Asynchronous Timestep Map is below 1, and the sampler adds no "
                 "noise (add_noise is disabled): nothing can start at another noise level. Enable it, or set both to 1."

@@ -256,6 +256,45 @@ def test_apply_shows_the_runs_of_the_stock_sampler(page: Page) -> None:
     assert shown(page) == str(rest)
 
 
+def use_part(page: Page, end: int) -> None:
+    """Of the stock KSampler, KSampler (Advanced) with its first steps; the map is told the table of all."""
+    page.js(
+        """
+        const old = testing.find('KSampler'), graph = app.rootGraph
+        const part = LiteGraph.createNode('KSamplerAdvanced'), table = LiteGraph.createNode('BasicScheduler')
+        graph.add(part); graph.add(table)
+        part.pos = [...old.pos]; table.pos = [old.pos[0], old.pos[1] + 900]
+        const value = (name) => old.widgets.find((widget) => widget.name === name).value
+        const set = (node, name, value) => { node.widgets.find((widget) => widget.name === name).value = value }
+        for (const name of ['model', 'positive', 'negative', 'latent_image']) {
+          const link = graph.getLink(old.inputs.find((input) => input.name === name).link)
+          graph.getNodeById(link.origin_id).connect(link.origin_slot, part, name)
+        }
+        testing.find('AsynDM_DemoModel').connect(0, table, 'model')
+        table.connect(0, testing.find('AsynDM_TimestepMap'), 'sigmas')
+        part.connect(0, testing.find('VAEDecode'), 'samples')
+        set(part, 'noise_seed', value('seed'))
+        for (const name of ['steps', 'cfg', 'sampler_name', 'scheduler']) set(part, name, value(name))
+        for (const name of ['steps', 'scheduler']) set(table, name, value(name))
+        set(part, 'end_at_step', arguments[0]); set(part, 'return_with_leftover_noise', 'enable')
+        graph.remove(old)
+        """,
+        end,
+    )
+    page.frames()
+
+
+def test_a_part_of_a_run_says_which(page: Page) -> None:
+    """And comes to rest at its own last step, which is not the run's."""
+    page.load(demo())
+    use_apply(page)
+    use_part(page, 4)
+    rest = run_and_rest(page)
+    assert [frame["step"] for frame in seen_frames(page)] == [0, 1, 2, 3] and shown(page) == str(rest)
+    assert page.element(".asyndm-step").text == f"step {rest + 1} of {STEPS}"
+    assert f"Steps 1 to 4 of a run of {STEPS}: the clock goes on." in page.element(".asyndm-run .asyndm-note").text
+
+
 def test_in_a_subgraph_and_after_undo(page: Page) -> None:
     page.load(demo())
     page.js("app.rootGraph.convertToSubgraph(new Set([testing.find(arguments[0])]))", SAMPLER)

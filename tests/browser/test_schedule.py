@@ -247,6 +247,20 @@ def test_modes(page: Page) -> None:
     assert lines(page) == {} and "ordinary sampler" in note(page)
 
 
+def test_a_clock_that_samplers_share_is_said(page: Page) -> None:
+    """Where the map is told the table of the whole run."""
+    masked_map(page)
+    assert "One clock" not in note(page)
+    page.add("BasicScheduler")
+    link = "testing.find('BasicScheduler').connect(0, testing.find(arguments[0]), 'sigmas')"
+    page.js(link, MAP)
+    page.frames()
+    assert "One clock: it goes on from one sampler to the next." in note(page)
+    page.js("testing.find(arguments[0]).disconnectInput(testing.find(arguments[0]).findInputSlot('sigmas'))", MAP)
+    page.frames()
+    assert "One clock" not in note(page)
+
+
 def test_colours_are_those_of_the_picker_in_a_chain(page: Page) -> None:
     masked_map(page)
     page.js(
