@@ -100,7 +100,7 @@ class Layout:
         if len(extents) == 1:
             if part is not None and part.whole >= self.tokens:
                 return self.sequence(part.whole)[:, part.start : part.start + extents[0]]
-            if extents[0] >= self.tokens:
+            if extents[0] >= self.tokens or extents[0] == self.tail > TABLE:
                 return self.sequence(extents[0])
         elif extents == self.grid:
             return self.places
@@ -278,7 +278,9 @@ def _gathered(
     kept = [d for d in range(rank) if d not in spread]
     batch = next((d for d in kept if size[d] == layout.batch), None) if layout.batch > 1 else None
     images = 1 if batch is None else layout.batch
-    apart = len(spread) == 1 and (written or extents[0] < layout.tokens or extents[0] == layout.tail)
+    follows = extents[0] == layout.tail
+    sure = follows and layout.tail != layout.tokens and torch.compiler.is_compiling()
+    apart = len(spread) == 1 and (written or (not sure and (extents[0] < layout.tokens or follows)))
     index = layout.index(extents, _slice(beside, spread[0]) if apart else None, images)
     if index is None:
         return None
