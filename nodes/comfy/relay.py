@@ -4,7 +4,7 @@ ComfyUI gives each of them a part of the run's table of sigmas, and latents from
 on after ends with latents whose pixels are all level with its last sigma, so they are right for whatever comes next. What the
 run goes on from hangs on that very tensor beside them: the latents with every pixel at its own noise level, and its clock. It
 stays there as long as the latents are not changed, in ComfyUI's cache too; a node that changes them makes another tensor, which
-has no clock, and the run begins anew from level pixels.
+has no clock (or changes this one, which no longer is what the clock was left on), and the run begins anew from level pixels.
 """
 
 from __future__ import annotations
@@ -58,6 +58,19 @@ class Carried(NamedTuple):
         return None
 
 
+class _Hanging(NamedTuple):
+    """What hangs on latents, and what these were."""
+
+    carried: Carried
+    samples: Tensor
+
+    @staticmethod
+    def on(latents: Tensor) -> Carried | None:
+        """What hangs on latents that are as they were, or None."""
+        hanging = getattr(latents, ATTRIBUTE, None)
+        return None if hanging is None or not torch.equal(latents, hanging.samples) else hanging.carried
+
+
 class Course(NamedTuple):
     """The table of a run, (N + 1,); the steps of it that this sampler makes; what it goes on from, or None."""
 
@@ -84,7 +97,7 @@ _RELAY: ContextVar[Relay | None] = ContextVar("asyndm_relay", default=None)
 
 def outer_sample(executor: Any, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any) -> Any:
     """An OUTER_SAMPLE wrapper of ComfyUI: sees the latents as nodes hand them on."""
-    relay = Relay(getattr(latent_image, ATTRIBUTE, None))
+    relay = Relay(_Hanging.on(latent_image))
     token = _RELAY.set(relay)
     try:
         samples = executor(noise, latent_image, *args, **kwargs)
@@ -92,7 +105,7 @@ def outer_sample(executor: Any, noise: Tensor, latent_image: Tensor, *args: Any,
         _RELAY.reset(token)
     if relay.left is not None and isinstance(samples, Tensor):
         samples = _as_handed_on(samples)
-        setattr(samples, ATTRIBUTE, _moved(relay.left, samples.device))
+        setattr(samples, ATTRIBUTE, _Hanging(_moved(relay.left, samples.device), samples.clone()))
     return samples
 
 

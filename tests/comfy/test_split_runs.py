@@ -289,6 +289,9 @@ def test_latents_that_lost_their_clock_begin_level(caplog: pytest.LogCaptureFixt
     graph.advanced(patched, up, 3, STEPS)
     assert "The latents bring no clock to go on with" in said(caplog)
     assert difference(graph.advanced(patched, image, 3, STEPS)["samples"], alone) > 1e-3
+    image["samples"] *= 1.01
+    assert same(graph.advanced(patched, image, 3, STEPS)["samples"], begun_anew(graph, patched, image, 3))
+    assert all("The latents bring no clock to go on with" in line for line in lines(caplog))
 
 
 def test_a_clock_that_does_not_fit_is_said(caplog: pytest.LogCaptureFixture) -> None:
@@ -314,7 +317,7 @@ def test_a_clock_that_does_not_fit_is_said(caplog: pytest.LogCaptureFixture) -> 
 
 def handed_on(samples: Tensor, others: Tensor) -> Tensor:
     """Other latents with the clock of these."""
-    setattr(others, ATTRIBUTE, getattr(samples, ATTRIBUTE))
+    setattr(others, ATTRIBUTE, getattr(samples, ATTRIBUTE)._replace(samples=others))
     return others
 
 
