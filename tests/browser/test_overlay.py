@@ -232,7 +232,7 @@ def test_cancel_leaves_it_usable_and_the_next_run_begins_anew(page: Page) -> Non
 
 
 def test_switched_off_shows_nothing(page: Page) -> None:
-    load(page, demo(preview=False))
+    load(page, demo(preview=False, steps=ENOUGH))
     listen(page)
     page.run()
     assert page.js("return testing.seen") == [] and shown(page) is None
@@ -455,7 +455,7 @@ def test_what_was_skipped_is_on_cross_attention_mask(page: Page) -> None:
 
 
 def test_notices_are_shown_without_a_preview_too(page: Page) -> None:
-    load(page, demo(preview=False))
+    load(page, demo(preview=False, steps=ENOUGH))
     assert not page.element(".asyndm-run").is_displayed()
     notify(page, SAMPLER, MASK_EMPTY)
     assert page.element(".asyndm-run").is_displayed() and notices(page) == [MASK_EMPTY]
