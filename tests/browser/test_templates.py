@@ -12,7 +12,7 @@ import pytest
 from page import ROOT, Page
 
 WORKFLOWS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "workflows").glob("*.json"))}
-STEPS = 4
+STEPS = 8
 FIRST = "asyndm_demo"
 """The template that a newcomer opens first."""
 ZOOM, ZOOM_OF_FIRST = 0.58, 0.7
