@@ -459,6 +459,8 @@ def test_notices_are_shown_without_a_preview_too(page: Page) -> None:
     assert not page.element(".asyndm-run").is_displayed()
     notify(page, SAMPLER, MASK_EMPTY)
     assert page.element(".asyndm-run").is_displayed() and notices(page) == [MASK_EMPTY]
+    load(page, demo(preview=False))
+    assert not page.element(".asyndm-run").is_displayed()  # another workflow in the same tab
 
 
 def test_a_sampler_that_cannot_be_used_is_named_before_the_run(page: Page) -> None:

@@ -2,15 +2,16 @@
 
 /**
  * The notices by node, with one taken in: a new run's take the place of the old, and nothing is said twice.
- * @param {Map<string, {prompt: string, tab: string | null, texts: string[]}>} notices
- * @param {{node: string, prompt: string, text: string, tab: string | null}} notice as it came, with the tab of its prompt
+ * @param {Map<string, {prompt: string, tab: string | null, workflow?: string, texts: string[]}>} notices
+ * @param {{node: string, prompt: string, text: string, tab: string | null, workflow?: string}} notice as it came, with the tab
+ *   of its prompt, and the id of the workflow that was in it
  */
-export function withNotice(notices, { node, prompt, text, tab = null }) {
-  const key = `${tab} ${node}`;
+export function withNotice(notices, { node, prompt, text, tab = null, workflow }) {
+  const key = `${tab} ${workflow} ${node}`;
   const before = notices.get(key);
   const texts = before?.prompt === prompt ? before.texts : [];
   if (texts.includes(text)) return notices;
-  return new Map([...notices, [key, { node, prompt, tab, texts: [...texts, text] }]]);
+  return new Map([...notices, [key, { node, prompt, tab, workflow, texts: [...texts, text] }]]);
 }
 
 /** The notices without those of earlier prompts of the nodes that run now. */

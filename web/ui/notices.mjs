@@ -11,7 +11,9 @@ let running = null;
 
 /** Take in a notice, as the server sent it. */
 export function receiveNotice(message) {
-  notices = withNotice(notices, { ...message, tab: tabOf(message.prompt) });
+  const tab = tabOf(message.prompt);
+  const workflow = isHere({ tab }) ? app.rootGraph.id : undefined;
+  notices = withNotice(notices, { ...message, tab, workflow });
   refreshSoon();
 }
 
