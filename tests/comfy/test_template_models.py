@@ -20,7 +20,7 @@ import pytest
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy.ldm.wan.vae import WanVAE
 from comfy.taesd.taesd import TAESD
-from families import FAMILIES, SD3, TEXT, make_transformer, randomise
+from families import MODELS, SD3, TEXT, make_transformer, randomise
 from PIL import Image
 from test_nodes import Server
 from test_server import ids_of, to_api
@@ -118,8 +118,8 @@ def prompt(
     if lacking := lacks(WORKFLOWS[name], nodes.NODE_CLASS_MAPPINGS):
         pytest.skip(lacking)
     tiny = TINY[name]
-    family = FAMILIES[tiny.family]
-    monkeypatch.setitem(FAMILIES, tiny.family, family._replace(network={**family.network, **tiny.text}))
+    family = MODELS[tiny.family]
+    monkeypatch.setitem(MODELS, tiny.family, family._replace(network={**family.network, **tiny.text}))
     model, encoder = network(tiny), clip(tiny.encoder)
     if ids_of(to_api(WORKFLOWS[name], object_info), "TextEncodeQwenImageEditPlus"):
         small_eyes(encoder)
