@@ -171,6 +171,11 @@ class TimestepMapNode(io.ComfyNode):
             check_number(denoise, 0, 1, f"{name} of Asynchronous Timestep Map")
         if sigmas is not None:
             check_socket(sigmas, Tensor, "sigmas", "Asynchronous Timestep Map")
+            if sigmas.ndim != 1:
+                raise ValueError(
+                    f"The input sigmas of Asynchronous Timestep Map got a tensor of shape {tuple(sigmas.shape)}: connect a "
+                    "table of sigmas, as BasicScheduler gives."
+                )
         timestep_map = TimestepMap(
             regions, curve, strength, mode, preset, previous, region_denoise, background_denoise, known_pixels, lead, sigmas
         )

@@ -1,7 +1,7 @@
 """Tests in a real browser (Chromium) on a real ComfyUI server, in both of the frontend's renderers.
 
-One server and one browser for all of them. They are skipped, with one line that says what to install, where something
-is missing.
+One server for all of them, and a browser for each file. They are skipped, with one line that says what to install, where
+something is missing.
 """
 
 from __future__ import annotations
@@ -71,18 +71,17 @@ def web_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 if LACKING is None:
     from page import Page, chromium
 
-    @pytest.fixture(scope="session")
+    @pytest.fixture(scope="module")
     def opened(web_server: Server) -> Iterator[Page]:
-        """The one browser window."""
+        """The one browser window of a file's tests: one that stayed open would draw on and on beside all that follow."""
         with chromium() as driver:
             yield Page(driver, web_server)
 
     @pytest.fixture(scope="module", params=["classic", "nodes2"])
-    def renderer(request: pytest.FixtureRequest, opened: Page) -> Iterator[str]:
-        """The frontend with one of its two renderers, freshly loaded; closed at the end, for it draws on and on."""
+    def renderer(request: pytest.FixtureRequest, opened: Page) -> str:
+        """The frontend with one of its two renderers, freshly loaded."""
         opened.use_renderer(request.param)
-        yield request.param
-        opened.driver.get("about:blank")
+        return request.param
 
     @pytest.fixture
     def page(opened: Page, renderer: str, request: pytest.FixtureRequest) -> Iterator[Page]:

@@ -56,7 +56,8 @@ def graph(info: dict[str, Any]) -> tuple[Prompt, dict[str, str]]:
     words = maker.add("AsynDM_CrossAttentionMask", clip=clip, text="a red boat", targets="boat", conditioning=text, mask=mask,
                       mask_mode="add")  # fmt: skip
     first = maker.add("AsynDM_TimestepMap", regions=maker.output(words, 1))
-    timestep_map = maker.add("AsynDM_TimestepMap", regions=maker.output(words, 1), previous=first)
+    table = maker.add("BasicScheduler", model=demo, steps=1)
+    timestep_map = maker.add("AsynDM_TimestepMap", regions=maker.output(words, 1), previous=first, sigmas=table)
     latent = maker.add("EmptyLatentImage", width=64, height=64, batch_size=1)
     common = {"steps": 1, "positive": words, "negative": text, "latent_image": latent}
     ours = maker.add("AsynDM_KSampler", model=demo, timestep_map=timestep_map, sampler_name="ddim", **common)
