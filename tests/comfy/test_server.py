@@ -119,6 +119,8 @@ def test_template_runs(name: str, server: Server, object_info: dict[str, Any]) -
     outputs = server.run(prompt)
     for kind in ("SaveImage", "PreviewImage", "MaskPreview"):
         for number in ids_of(prompt, kind):
+            if kind == "MaskPreview" and number not in outputs:
+                continue  # another template has shown the same mask: ComfyUI 0.8.0 does not say again what is in its cache
             for entry in outputs[number]["images"]:
                 assert server.image(entry).std() > 5, f"{kind} {number} of {name} is blank"
 
