@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers import FluxTransformer2DModel, UNet2DConditionModel
@@ -41,6 +42,9 @@ from .config import (
 from .vae import DemoVAE
 from .world import vocabulary
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 @dataclass
 class Parts:
@@ -49,6 +53,13 @@ class Parts:
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextModel
     vae: DemoVAE
+
+    def to(self, device: str) -> Self:
+        """The same model, on this device."""
+        for part in vars(self).values():
+            if isinstance(part, nn.Module):
+                part.to(device)
+        return self
 
     def tokenize(self, prompts: list[str]) -> Tensor:
         """Prompts -> token ids (B, 77)."""

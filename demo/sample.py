@@ -120,8 +120,8 @@ def seeded_noise(seeds: Sequence[int], shape: Sequence[int]) -> Iterator[Tensor]
 
 @torch.no_grad()
 def decode(model: Parts, latents: Tensor) -> Tensor:
-    """Latents (B, 12, h, w) -> pictures (B, 8h, 8w, 3) in [0, 1]."""
-    return (model.vae.decode(latents) / 2 + 0.5).clamp(0, 1).movedim(1, -1)
+    """Latents (B, 12, h, w), on the model's device -> pictures (B, 8h, 8w, 3) in [0, 1], on the CPU."""
+    return (model.vae.decode(latents) / 2 + 0.5).clamp(0, 1).movedim(1, -1).cpu()
 
 
 def check(settings: Settings, timestep_map: TimestepMap) -> None:
@@ -145,7 +145,7 @@ class _Run(NamedTuple):
 def _of_unet(
     model: DemoModel, cond: Tensor, uncond: Tensor, columns: Tensor, paper: bool, settings: Settings, factor: int | None
 ) -> _Run:  # fmt: skip
-    alphas = alphas_cumprod()
+    alphas = alphas_cumprod().to(cond.device)
     host = DiffusersHost(model.unet, alphas, PREDICTION, cond, uncond, settings.cfg, columns, factor=factor)
     last = sigma_of_alphas(alphas)[0].item() if paper else 0.0
     evaluated = timesteps(round(settings.steps / settings.denoise), paper)[-settings.steps :]
@@ -159,7 +159,7 @@ def _of_transformer(
     texts = [flow_prompt(text) for text in (cond, uncond)]
     host = DiffusersTransformerHost(model.transformer, *texts, settings.cfg, columns, blocks)
     whole = torch.linspace(1, 0, round(settings.steps / settings.denoise) + 1)
-    return _Run(host, make_flow_clock(whole[-settings.steps - 1 :], paper))
+    return _Run(host, make_flow_clock(whole[-settings.steps - 1 :].to(cond.device), paper))
 
 
 @torch.no_grad()
@@ -169,7 +169,8 @@ def sample_plan(
     factor: int | None = None, inpaint: Inpaint | None = None, ahead: Ahead = known_progress,
     blocks: Collection[int] | None = None,
 ) -> Tensor:  # fmt: skip
-    """The latents (B, 12, h, w) of one picture for each seed. The same seed gives the same picture in every batch.
+    """The latents (B, 12, h, w) of one picture for each seed, on the model's device. The same seed gives the same picture in
+    every batch.
 
     prompts: one for all seeds, or one for each. columns: (tokens, words) or (B, tokens, words) of the plan's words.
     last_word, ahead: see ``run.start``. weigh: see ``run.sample``.
@@ -177,18 +178,19 @@ def sample_plan(
     """
     height, width = settings.height // FACTOR, settings.width // FACTOR
     cond, uncond = model.encode_text([*prompts, settings.negative]).split([len(prompts), 1])
+    device, columns = cond.device, columns.to(cond.device)
     if isinstance(model, FlowModel):
         run = _of_transformer(model, cond, uncond, columns, plan.paper, settings, blocks)
     else:
         run = _of_unet(model, cond, uncond, columns, plan.paper, settings, factor)
     clock, law = run.clock, run.host.law
     shape = (LATENT_CHANNELS, height, width)
-    x = next(seeded_noise(seeds, shape))
+    x = next(seeded_noise(seeds, shape)).to(device)
 
     def noise(followed: Plan) -> Noise:
         drawn = seeded_noise(seeds, shape)
         next(drawn)
-        return lambda sigma, sigma_next: next(drawn)
+        return lambda sigma, sigma_next: next(drawn).to(device)
 
     def given(sigma: Tensor) -> Tensor:
         return law.alpha(sigma) * inpaint.latents + sigma * x
@@ -201,6 +203,7 @@ def sample_plan(
 
     host, share = run.host, None
     if inpaint is not None:
+        inpaint = inpaint._replace(latents=inpaint.latents.to(device), mask=inpaint.mask.to(device))
         host = inpaint.around(host, inpaint.latents, inpaint.mask, given)
         share = drawn(inpaint.mask)
     shape_of_map = (len(seeds), height, width)

@@ -34,10 +34,10 @@ from demo.sample import SAMPLER_NAMES, Settings, decode, sample_plan, token_posi
 from demo.scorer import score
 
 from ..alignment.report import compare
-from .arms import ARMS, EDITS, PEERS, Arm, encoded, holes
+from .arms import ARMS, EDITS, FURTHER, PEERS, Arm, encoded, holes
 from .cases import TASKS, Case, choose_cases, edge_error, outside_error, right_in_hole, ring_error
 
-EVERY_ARM = ARMS + EDITS + PEERS
+EVERY_ARM = ARMS + EDITS + PEERS + FURTHER
 RESULTS = Path(__file__).parent / "results"
 FIRST_SEED = 20_000
 BATCH = 30
@@ -79,7 +79,8 @@ def sample_arm(
 
 
 def pictures_of(
-    arm: Arm, model: DemoModel | FlowModel, cases: Sequence[Case], folder: Path, first_seed: int, settings: Settings
+    arm: Arm, model: DemoModel | FlowModel, cases: Sequence[Case], folder: Path, first_seed: int, settings: Settings,
+    batch: int,
 ) -> np.ndarray:  # fmt: skip
     """Pictures of an arm, uint8 (N, 128, 128, 3): from the folder if they are there, else sampled and kept."""
     path = folder / f"{arm.name.replace(' ', '_').replace(',', '')}_{len(cases)}.npz"
@@ -87,7 +88,7 @@ def pictures_of(
         return np.load(path)["pictures"]
     start = time.time()
     seeds = range(first_seed, first_seed + len(cases))
-    parts = [slice(first, first + BATCH) for first in range(0, len(cases), BATCH)]
+    parts = [slice(first, first + batch) for first in range(0, len(cases), batch)]
     pictures = np.concatenate([sample_arm(arm, model, cases[part], seeds[part], settings) for part in parts])
     folder.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, pictures=pictures)
@@ -137,6 +138,11 @@ def sheet(pictures: Mapping[str, np.ndarray], cases: Sequence[Case], rows: int =
     return page
 
 
+def _named(device: str) -> str:
+    """What a reader of the table calls a device."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else f"the {device.upper()}"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parser = argparse.ArgumentParser(
@@ -154,6 +160,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cfg", type=float, default=4.5)
     parser.add_argument("--sampler", choices=SAMPLER_NAMES, default="euler")
     parser.add_argument("--eta", type=float, help="of sampler ddim")
+    parser.add_argument("--device", default="cpu", help="of the model, as PyTorch writes it")
+    parser.add_argument("--batch", type=int, default=BATCH, help="pictures that are drawn at once")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=RESULTS)
     flags = parser.parse_args(arguments)
@@ -161,19 +169,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("What others do is measured on the UNet: leave --peers and its arms out, or --network.")
     torch.set_num_threads(flags.threads)
     settings = Settings(flags.steps, flags.cfg, flags.sampler, flags.eta)
-    model = load_transformer() if flags.network == "transformer" else load()
+    model = (load_transformer() if flags.network == "transformer" else load()).to(flags.device)
     for task in flags.tasks:
-        known = EDITS if task == "edit" else ARMS + PEERS
+        known = EDITS if task == "edit" else ARMS + PEERS + FURTHER
         chosen = {known[0].name, *flags.arms, *(arm.name for arm in PEERS if flags.peers)}
         arms = [arm for arm in known if arm.name in chosen]
         cases = choose_cases(task, flags.pictures, flags.seed)
         folder = flags.out / "pictures" / task
-        pictures = {arm.name: pictures_of(arm, model, cases, folder, flags.first_seed, settings) for arm in arms}
+        pictures = {arm.name: pictures_of(arm, model, cases, folder, flags.first_seed, settings, flags.batch) for arm in arms}
         results = {name: measured(shown, cases) for name, shown in pictures.items()}
         floor = decoded(model, encoded(model, [case.empty for case in cases]))
         results["nothing in the hole (true drawing through the autoencoder)"] = measured(floor, cases)
         sampler = settings.sampler if settings.eta is None else f"{settings.sampler} with eta {settings.eta:g}"
-        how = f"{flags.network}, {settings.steps} steps of {sampler}, cfg {settings.cfg:g}"
+        how = f"{flags.network}, {settings.steps} steps of {sampler}, cfg {settings.cfg:g}, on {_named(flags.device)}"
         report(flags.out / task, f"Task {task}, {len(cases)} pictures of seed {flags.seed}, {how}.", cases, pictures, results)
     return 0
 

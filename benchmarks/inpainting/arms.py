@@ -29,10 +29,10 @@ MANY = 6
 
 
 def encoded(model: Parts, pictures: Sequence[np.ndarray]) -> Tensor:
-    """uint8 pictures -> their latents."""
+    """uint8 pictures -> their latents, on the model's device."""
     images = torch.from_numpy(np.stack(pictures)).movedim(-1, 1) / 127.5 - 1
     with torch.no_grad():
-        return model.vae.encode(images)
+        return model.vae.encode(images.to(model.text_encoder.device))
 
 
 def holes(cases: Sequence[Case]) -> Tensor:
@@ -63,6 +63,12 @@ def greyed(model: Parts, cases: Sequence[Case]) -> Inpaint:
     pictures = [np.where(case.mask()[..., None], np.uint8(GREY), case.drawing) for case in cases]
     grown = F.max_pool2d(holes(cases)[:, None], 5, stride=1, padding=2)
     return Inpaint(encoded(model, pictures), F.interpolate(grown, scale_factor=1 / FACTOR, mode="bilinear"))
+
+
+def grown(model: Parts, cases: Sequence[Case]) -> Inpaint:
+    """The drawings with holes that are a latent pixel wider on every side."""
+    given = drawings(model, cases)
+    return given._replace(mask=F.max_pool2d(given.mask, 3, stride=1, padding=1))
 
 
 def soft(model: Parts, cases: Sequence[Case]) -> Inpaint:
@@ -128,7 +134,7 @@ ARMS = _arms()
 
 def _edits() -> tuple[Arm, ...]:
     word = TimestepMap(Regions((Target("the thing"),), grow=1), strength=0.0)
-    shares = [(0.7, 0.7), (0.7, 0.3), (0.85, 0.3), (1.0, 0.3), (1.0, 0.0)]
+    shares = [(0.7, 0.7), (0.85, 0.85), (0.7, 0.3), (0.85, 0.3), (1.0, 0.3), (1.0, 0.0)]
     first, *others = (
         Arm(
             f"region {region:g}, background {background:g}{f', ahead {lead:g}' if lead else ''}",
@@ -162,3 +168,29 @@ PEERS = (
       for name, word, painted in (("synchronous", _SYNCHRONOUS, False), ("asynchronous, the hole painted", _WORD, True))),
 )  # fmt: skip
 """What others do, and leads that are not constant: for the tasks with a hole, where --peers or --arms asks for them."""
+
+
+def _further() -> tuple[Arm, ...]:
+    painted = replace(_WORD, known_pixels="ahead")
+    ways = (("", {}), (", strength 1", {"strength": 1.0}), (", piecewise linear", {"curve": "piecewise linear"}))
+    leads = tuple(
+        Arm(f"asynchronous, the hole painted, ahead {lead:g}{said}", replace(painted, lead=lead, **changes), painted=True)
+        for lead in (*LEADS, 0.4, 0.5)
+        for said, changes in ways
+        if said or lead not in LEADS
+    )
+    wider = (("Differential Diffusion", soft), ("hole grown", grown))
+    return leads + tuple(
+        Arm(f"{name}{said}", replace(_WORD, strength=0.7 if waits else 0.0, known_pixels=how, lead=lead), waits, given=given)
+        for name, given in wider
+        for said, waits, how, lead in (
+            ("", False, "noised", 0.0),
+            *((f", ahead {lead:g}", False, "ahead", lead) for lead in LEADS),
+            *((f", the hole painted, ahead {lead:g}", True, "ahead", lead) for lead in LEADS),
+        )
+        if said or given is grown
+    )
+
+
+FURTHER = _further()
+"""Greater leads, holes that wait longer, and wider ones: where --arms asks for them."""

@@ -28,15 +28,15 @@ def soft_edge(mask: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class DifferentialHost(InpaintingHost):
     """Differential Diffusion (arXiv 2306.00950), as ComfyUI's node has it: a pixel of which the part m is drawn is free from
-    where 1 - m of the timesteps are over. For runs of the whole schedule, with one sigma for all pixels.
+    where 1 - m of the timesteps are over, of its own where pixels have different ones. For runs of the whole schedule.
     """
 
     def denoise(
         self, x: Tensor, sigma: Tensor, reference: Tensor | None = None, watch: bool = False, groups: Groups | None = None
     ) -> Prediction:
         """See ``run.Host``."""
-        table = sigma_of_alphas(alphas_cumprod()).log()
-        left = (table - sigma.amax().log()).abs().argmin() / (TRAIN_STEPS - 1)
+        table = sigma_of_alphas(alphas_cumprod()).log().to(sigma.device)
+        left = torch.bucketize(sigma.log(), (table[1:] + table[:-1]) / 2) / (TRAIN_STEPS - 1)
         free = (self.mask >= left).to(self.mask)
         return InpaintingHost(self.host, self.latent, free, self.noised).denoise(x, sigma, reference, watch, groups)
 

@@ -153,7 +153,7 @@ class Bench:
         generator = torch.Generator().manual_seed(1)
         text = TRANSFORMERS.get(row.model) or Transformer("", {}, 77, MODELS[row.model]["context_dim"], 1280)
         self.framed = text.framed
-        annotation = {ANNOTATION: Annotation({"rabbit": (2,), "ball": (5, 6)}, 77)}
+        annotation = {ANNOTATION: Annotation({"rabbit": (2,), "ball": (5, 6)}, text.tokens)}
 
         def cond(**options: Any) -> list:
             if text.pooled is not None:

@@ -99,23 +99,23 @@ class Transformer(NamedTuple):
 
 FLUX: dict[str, Any] = {
     "image_model": "flux", "in_channels": 16, "out_channels": 16, "hidden_size": 3072, "num_heads": 24, "mlp_ratio": 4.0,
-    "depth": 5, "depth_single_blocks": 10, "axes_dim": [16, 56, 56], "theta": 10000, "patch_size": 2, "qkv_bias": True,
+    "depth": 19, "depth_single_blocks": 38, "axes_dim": [16, 56, 56], "theta": 10000, "patch_size": 2, "qkv_bias": True,
     "guidance_embed": True, "txt_ids_dims": [], "vec_in_dim": 768, "context_in_dim": 4096,
 }  # fmt: skip
 Z_IMAGE: dict[str, Any] = {
-    "image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": 3840, "cap_feat_dim": 2560, "n_layers": 10,
+    "image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": 3840, "cap_feat_dim": 2560, "n_layers": 30,
     "n_refiner_layers": 2, "qk_norm": True, "n_heads": 30, "n_kv_heads": 30, "axes_dims": [32, 48, 48],
     "axes_lens": [1536, 512, 512], "rope_theta": 256.0, "ffn_dim_multiplier": 8 / 3, "z_image_modulation": True,
     "time_scale": 1000.0, "pad_tokens_multiple": 32,
 }  # fmt: skip
 QWEN: dict[str, Any] = {
-    "image_model": "qwen_image", "in_channels": 64, "num_layers": 10, "attention_head_dim": 128, "num_attention_heads": 24,
+    "image_model": "qwen_image", "in_channels": 64, "num_layers": 60, "attention_head_dim": 128, "num_attention_heads": 24,
     "joint_attention_dim": 3584, "axes_dims_rope": (16, 56, 56),
 }  # fmt: skip
 TRANSFORMERS: dict[str, Transformer] = {
-    "Flux.1, 15 of 57 blocks": Transformer("Flux", FLUX, 512, 4096, 768),
-    "Z-Image, 10 of 30 blocks": Transformer("ZImage", Z_IMAGE, 96, 2560),
-    "Qwen-Image, 10 of 60 blocks": Transformer("QwenImage", QWEN, 96, 3584, framed=True),
+    "Flux.1": Transformer("Flux", FLUX, 512, 4096, 768),
+    "Z-Image": Transformer("ZImage", Z_IMAGE, 96, 2560),
+    "Qwen-Image": Transformer("QwenImage", QWEN, 96, 3584, framed=True),
     "Flux.1 tiny": Transformer(
         "Flux", {**FLUX, "hidden_size": 64, "num_heads": 2, "depth": 1, "depth_single_blocks": 1, "axes_dim": [8, 12, 12]},
         512, 4096, 768,
@@ -129,7 +129,7 @@ TRANSFORMERS: dict[str, Transformer] = {
         96, 3584, framed=True,
     ),
 }  # fmt: skip
-"""Of real width, with fewer blocks; tiny: next to nothing to compute."""
+"""Whole; tiny: next to nothing to compute."""
 
 
 def is_narrow(model: str) -> bool:
@@ -181,6 +181,12 @@ ROWS: tuple[Row, ...] = (
 XL_GPU, SD_GPU = Row("SDXL", 1024, distinct=300), Row("SD1.5", batch=2, distinct=300)
 GPU_ROWS: tuple[Row, ...] = (
     *(
+        Row(model, 1024, cfg=model.startswith("Qwen"), distinct=distinct, capture=capture)
+        for model in TRANSFORMERS
+        if not is_tiny(model)
+        for distinct, capture in ((20, "every step"), (20, "off"), (300, "every step"))
+    ),
+    *(
         replace(row, **changes)
         for row in (XL_GPU, SD_GPU)
         for changes in (
@@ -188,16 +194,10 @@ GPU_ROWS: tuple[Row, ...] = (
             {"cfg": False},
         )
     ),
-    *(
-        Row(model, 1024, cfg=model.startswith("Qwen"), distinct=distinct, capture="off")
-        for model in TRANSFORMERS
-        if not is_tiny(model)
-        for distinct in (300, 20, 2)
-    ),
 )
 """What is measured on a GPU. Flux.1 and Z-Image (Turbo) are sampled without CFG."""
 
 
 def rehearsed(row: Row) -> Row:
     """The row with a model and a picture that a CPU computes at once."""
-    return replace(row, model=f"{row.model.split(',')[0]} tiny", pixels=128, distinct=min(row.distinct, 20))
+    return replace(row, model=f"{row.model} tiny", pixels=128, distinct=min(row.distinct, 20))
