@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -170,11 +171,15 @@ class LayerSum:
         return None if whole is None else whole / count
 
 
+LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+"""PyTorch's names of linear interpolation by the number of dimensions."""
+
+
 def enlarged(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Maps (B, n, h, w) at ``size``, bilinear; as they are where they are of one pixel and so of every size."""
-    if maps.shape[-2:] in ((1, 1), tuple(size)):
+    """Maps (B, n, *) at ``size``, linear; as they are where they are of one pixel and so of every size."""
+    if maps.shape[2:] in ((1,) * len(size), tuple(size)):
         return maps
-    return F.interpolate(maps, size=tuple(size), mode="bilinear")
+    return F.interpolate(maps, size=tuple(size), mode=LINEAR[len(size)])
 
 
 STRIDE = 2
@@ -191,14 +196,14 @@ def spread_blocks(count: int, low: float, high: float, most: int) -> frozenset[i
 class Sequences(NamedTuple):
     """How a transformer's sequences are laid out where words and picture meet.
 
-    queries, keys: tokens of both sequences. picture: the first of the picture's among the queries, row by row; grid (h, w):
-    how many they are. beside: tokens that follow in every row, of a picture beside it.
+    queries, keys: tokens of both sequences. picture: the first of the picture's among the queries, row by row; grid (h, w), or
+    (t, h, w) of a clip, frame by frame: how many they are. beside: tokens that follow in every row, of a picture beside it.
     """
 
     queries: int
     keys: int
     picture: int
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     beside: int = 0
 
 
@@ -221,12 +226,12 @@ class BlockMean:
         scores; None: 1 / sqrt(d).
         """
         maps = self.shares(query, key, mask, scale)
-        mean = maps.mean(dim=(-2, -1), keepdim=True)
+        mean = _mean(maps)
         maps = maps / mean.where(mean > 0, 1)
         self._sum = maps if self._sum is None else self._sum + maps
 
     def shares(self, query: Tensor, key: Tensor, mask: Tensor | None = None, scale: float | None = None) -> Tensor:
-        """The words' probabilities in one block, the mean over heads, in an unit of its own: (B, words, h / 2, w / 2)."""
+        """The words' probabilities in one block, the mean over heads, in an unit of its own: (B, words, [t,] h / 2, w / 2)."""
         words = self._columns.shape[-1]
         picked, size = self._picture(query)
         if mask is not None and mask.shape[-2] > 1:
@@ -238,32 +243,39 @@ class BlockMean:
         seen = probabilities(picked, key, self._values[layout], mask, scale)[..., :words]
         return seen.float().mean(dim=1).transpose(-1, -2).unflatten(-1, size)
 
-    def _picture(self, rows: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """The rows (..., queries, n) of every second row and column of the picture, and how many of both."""
-        height, width = self._layout.grid
-        whole = width + self._layout.beside
-        of_picture = rows[..., self._layout.picture :, :][..., : height * whole, :]
-        picked = of_picture.unflatten(-2, (height, whole))[..., ::STRIDE, :width:STRIDE, :]
-        return picked.flatten(-3, -2), (picked.shape[-3], picked.shape[-2])
+    def _picture(self, rows: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        """The rows (..., queries, n) of every second row and column of the picture, and how many of both (of every frame)."""
+        *before, width = self._layout.grid
+        whole = (*before, width + self._layout.beside)
+        of_picture = rows[..., self._layout.picture :, :][..., : prod(whole), :]
+        picked = of_picture.unflatten(-2, whole)[..., ::STRIDE, :width:STRIDE, :]
+        return picked.flatten(-1 - len(whole), -2), picked.shape[-1 - len(whole) : -1]
 
     def mean(self) -> Tensor | None:
-        """The mean over blocks (B, words, h, w), a map's own mean being 1, or None if there was none."""
+        """The mean over blocks (B, words, *grid), a map's own mean being 1, or None if there was none."""
         if self._sum is None:
             return None
-        return between_rows(self._sum / self._sum.mean(dim=(-2, -1), keepdim=True).clamp(min=1e-12), self._layout.grid)
+        return between_rows(self._sum / _mean(self._sum).clamp(min=1e-12), self._layout.grid)
+
+
+def _mean(maps: Tensor) -> Tensor:
+    """The mean of each map (B, words, *), of a clip over all of its frames."""
+    return maps.mean(dim=tuple(range(2, maps.ndim)), keepdim=True)
 
 
 def between_rows(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Maps (B, n, ...) of every second row and column at all of ``size``: those between are the mean of their neighbours."""
-    height, width = maps.shape[-2:]
-    maps = F.interpolate(maps, size=(2 * height - 1, 2 * width - 1), mode="bilinear", align_corners=True)
-    return F.pad(maps, (0, size[1] - maps.shape[-1], 0, size[0] - maps.shape[-2]), mode="replicate")
+    """Maps (B, n, ..., h, w) of every second row and column at all of ``size`` (..., H, W): those between are the mean of their
+    neighbours."""
+    (height, width), leading = maps.shape[-2:], maps.shape[:-2]
+    maps = F.interpolate(maps.flatten(1, -3), size=(2 * height - 1, 2 * width - 1), mode="bilinear", align_corners=True)
+    maps = F.pad(maps, (0, size[-1] - maps.shape[-1], 0, size[-2] - maps.shape[-2]), mode="replicate")
+    return maps.view(*leading, *maps.shape[-2:])
 
 
 class Attention(NamedTuple):
     """What the model saw of the words.
 
-    shares (B, words, h, w): the attention probability of each word; 0 where it has no weight. weight, broadcasting to it
+    shares (B, words, *size): the attention probability of each word; 0 where it has no weight. weight, broadcasting to it
     (one pixel stands for all): how much a pixel counts for the word, 0 where no prompt with the word acts. In any unit.
     """
 
@@ -271,9 +283,9 @@ class Attention(NamedTuple):
     weight: Tensor
 
 
-def nothing_seen(words: int, device: torch.device) -> Attention:
-    """No prompt with any of the words is in force."""
-    nowhere = torch.zeros(1, words, 1, 1, device=device)
+def nothing_seen(words: int, dims: int, device: torch.device) -> Attention:
+    """No prompt with any of the words is in force. dims: 2 of pictures, 3 of clips."""
+    nowhere = torch.zeros(1, words, *[1] * dims, device=device)
     return Attention(nowhere, nowhere)
 
 
@@ -288,7 +300,7 @@ class AttentionSum:
         """Add what was seen; the mean has the size of the largest maps."""
         total, weight = seen.shares * seen.weight, seen.weight
         if self._sum is not None and self._weight is not None:
-            size = max(total.shape[-2:], self._sum.shape[-2:])
+            size = max(total.shape[2:], self._sum.shape[2:])
             total = enlarged(total, size) + enlarged(self._sum, size)
             weight = enlarged(weight, size) + enlarged(self._weight, size)
         self._sum, self._weight = total, weight

@@ -26,14 +26,14 @@ def ahead(regions: Sequence[Region], snapshot: Snapshot) -> Tensor:
         if region.strength > 0 and region.curve != "linear":
             held |= snapshot.owner == index
     held &= snapshot.progress <= snapshot.step + ROUNDING
-    return 1 - held.float().mean(dim=(-2, -1))
+    return 1 - held.float().flatten(1).mean(dim=1)
 
 
 class Crowding:
     """Give it to a run as ``on_step``, and use it as a context manager around the run: it tells once if there is no room.
 
     The first step does not count, where words are everywhere because they were not seen yet. A picture of a batch counts
-    alone. It never waits for the GPU while the run goes on.
+    alone, and a clip as a whole. It never waits for the GPU while the run goes on.
 
     steps: N of the run. tell: gets the mean share of the pixels that could run ahead in the steps without room.
     """

@@ -24,9 +24,9 @@ STRIDES = (8, 4, 2, 1)
 
 @dataclass(frozen=True, eq=False)
 class PixelTimesteps:
-    """A map of timesteps in n distinct values: values (n,) and index (B, H, W) long into them.
+    """A map of timesteps in n distinct values: values (n,) and index (B, *size) long into them. (UNets read pictures only.)
 
-    index may be (1, H, W) for a batch whose images all have the same map: it is then gathered once for all of them.
+    index may be (1, *size) for a batch whose images all have the same map: it is then gathered once for all of them.
     counts: how many of the values, from the first, the pixels have that a block of each of STRIDES takes; None: unknown.
     """
 
@@ -58,7 +58,7 @@ class PixelTimesteps:
 class Groups:
     """The pixels of a map in groups, one for each distinct value; first those with pixels that the coarsest blocks take.
 
-    index (B, H, W) long: the group of every pixel. members (B x H x W,) long: one pixel of each group; only the first
+    index (B, *size) long: the group of every pixel. members (B x H x W,) long: one pixel of each group; only the first
     ``count`` count. How many there are is on its way to the host since the groups were made (see ``Transfer``), so that
     reading it after the device was given other work holds nothing up.
     """
@@ -83,7 +83,7 @@ class Groups:
         return float(self.summary.read()[0])
 
     def of(self, level: Tensor) -> PixelTimesteps:
-        """Another map (B, H, W) that is even within each group, by these groups."""
+        """Another map (B, *size) that is even within each group, by these groups."""
         counts = self.counts
         return PixelTimesteps(level.flatten()[self.members[: counts[-1]]], self.index, counts)
 
@@ -93,7 +93,7 @@ class Groups:
 
 
 def grouped(level: Tensor) -> Groups:
-    """The groups of a map (B, H, W). No result has a size that depends on the values, so nothing waits for the device.
+    """The groups of a map (B, *size). No result has a size that depends on the values, so nothing waits for the device.
 
     The pixels are listed from the coarsest grid to all, and groups are numbered as they first occur in that list.
     """

@@ -1,4 +1,4 @@
-"""The tokens of a picture: a transformer reads latent pixels in patches, and all pixels of one share a timestep."""
+"""The tokens of a picture or a clip: a transformer reads latent pixels in patches, and all pixels of one share a timestep."""
 
 from __future__ import annotations
 
@@ -9,34 +9,42 @@ from torch import Tensor
 
 
 class TokenGrid(NamedTuple):
-    """How latent pixels lie in tokens: in patches (height, width) from the top left. A UNet's tokens are single pixels.
+    """How latent pixels lie in tokens: in patches from the first corner. A UNet's tokens are single pixels.
 
-    size: (H, W) of the latents. The last patches of a size that is no multiple are cut off by the edge; models pad them.
+    size: of the latents, (H, W), or (T, H, W) of a clip. patch: a token's extent along the last of these dimensions, 1 along
+    those before. The last patches of a size that is no multiple are cut off by the edge; models pad them.
     """
 
-    size: tuple[int, int]
-    patch: tuple[int, int] = (1, 1)
+    size: tuple[int, ...]
+    patch: tuple[int, ...] = (1, 1)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """(h, w), how many tokens there are."""
-        return -(-self.size[0] // self.patch[0]), -(-self.size[1] // self.patch[1])
+    def extents(self) -> tuple[int, ...]:
+        """A token's extent along every dimension."""
+        return (1,) * (len(self.size) - len(self.patch)) + self.patch
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """How many tokens there are along every dimension."""
+        return tuple(-(-size // extent) for size, extent in zip(self.size, self.extents, strict=True))
 
     def to_pixels(self, maps: Tensor) -> Tensor:
-        """Maps of the tokens (..., h, w) with each value at all its pixels, (..., H, W)."""
-        if self.patch == (1, 1):
-            return maps
-        rows = maps.repeat_interleave(self.patch[0], dim=-2)[..., : self.size[0], :]
-        return rows.repeat_interleave(self.patch[1], dim=-1)[..., : self.size[1]]
+        """Maps of the tokens (..., *shape) with each value at all its pixels, (..., *size)."""
+        for dim, (size, extent) in enumerate(zip(self.size, self.extents, strict=True), start=-len(self.size)):
+            if extent > 1:
+                maps = maps.repeat_interleave(extent, dim=dim).narrow(dim, 0, size)
+        return maps
 
     def mean(self, maps: Tensor) -> Tensor:
-        """The mean of each token's pixels: maps (B, H, W) -> (B, h, w)."""
-        if self.patch == (1, 1):
+        """The mean of each token's pixels: maps (B, *size) -> (B, *shape)."""
+        if max(self.extents) == 1:
             return maps
-        return F.avg_pool2d(maps[:, None], self.patch, ceil_mode=True, count_include_pad=False)[:, 0]
+        pool = F.avg_pool3d if len(self.size) == 3 else F.avg_pool2d
+        return pool(maps[:, None], self.extents, ceil_mode=True, count_include_pad=False)[:, 0]
 
     def most(self, maps: Tensor) -> Tensor:
-        """The greatest of each token's pixels: maps (B, H, W) -> (B, h, w)."""
-        if self.patch == (1, 1):
+        """The greatest of each token's pixels: maps (B, *size) -> (B, *shape)."""
+        if max(self.extents) == 1:
             return maps
-        return F.max_pool2d(maps[:, None], self.patch, ceil_mode=True)[:, 0]
+        pool = F.max_pool3d if len(self.size) == 3 else F.max_pool2d
+        return pool(maps[:, None], self.extents, ceil_mode=True)[:, 0]

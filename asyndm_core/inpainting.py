@@ -25,13 +25,13 @@ DRAWN = 0.01
 
 
 def drawn(mask: Tensor) -> Tensor:
-    """How much of each pixel (B, H, W) a mask (B, C or 1, H, W) in [0, 1] draws: 0 where the pixel is known."""
+    """How much of each pixel (B, *size) a mask (B, C or 1, *size) in [0, 1] draws: 0 where the pixel is known."""
     most = mask.amax(dim=1)
     return most.masked_fill(most < DRAWN, 0.0)
 
 
 def blend(drawn: Tensor, given: Tensor, mask: Tensor) -> Tensor:
-    """``drawn`` where the mask is 1, ``given`` where it is 0; all (B, C, H, W), the mask may have one channel."""
+    """``drawn`` where the mask is 1, ``given`` where it is 0; all (B, C, *size), the mask may have one channel."""
     return drawn * mask + given * (1 - mask)
 
 
@@ -59,7 +59,7 @@ class _Around:
 class InpaintingHost(_Around):
     """A host that draws only what the mask says. Implements ``run.Host``.
 
-    latent: given (B, C, H, W). mask: (B, C or 1, H, W) in [0, 1]. noised: sigmas (B, 1, H, W) -> the given latents at them.
+    latent: given (B, C, *size). mask: (B, C or 1, *size) in [0, 1]. noised: sigmas (B, 1, *size) -> the given latents at them.
     """
 
     latent: Tensor
@@ -79,7 +79,7 @@ class InpaintingHost(_Around):
 class HoldingHost(_Around):
     """A host that keeps every pixel as it is given until its own denoise begins. Implements ``run.Host``.
 
-    latent: given (B, C, H, W). until: (B, 1, H, W), the sigma that each pixel is drawn from.
+    latent: given (B, C, *size). until: (B, 1, *size), the sigma that each pixel is drawn from.
     """
 
     latent: Tensor

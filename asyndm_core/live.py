@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .pictures import lag, shade_lag
+from .pictures import lag, shade_lag, shown
 from .record import chosen_steps, stretched
 from .run import Snapshot
 from .transfer import Transfer
 
 LARGEST = 128
-"""Pixels on a side of a map, at most."""
+"""Pixels on a side of a map, or of each frame of a clip, at most."""
 FRAMES = 48
 """Steps of a run that are shown, at most: evenly spread, the first and the last among them."""
 PAUSE = 1 / 9
@@ -29,7 +30,8 @@ class Frame(NamedTuple):
     """One step of the first image of a batch, as bytes on the CPU.
 
     planes: the shape of every map in the order of data. image (h, w, 3): what the model believes the picture to be;
-    owner (h, w): index of the region + 1, 0 is nobody; progress (h, w): see ``LEVEL``; heat (words, h, w): attention.
+    owner (h, w): index of the region + 1, 0 is nobody; progress (h, w): see ``LEVEL``; heat (words, h, w): attention. Of a
+    clip, every map is of some of its frames, see ``pictures.shown``.
     """
 
     step: int
@@ -56,14 +58,20 @@ def _bytes(values: Tensor) -> Tensor:
 def maps_of(snapshot: Snapshot, steps: int, to_rgb: Callable[[Tensor], Tensor] | None) -> dict[str, Tensor]:
     """The maps of a frame (see ``Frame``), on the snapshot's device. to_rgb: latents (C, h, w) -> (h, w, 3) in [0, 1]."""
     maps = {}
+    small = partial(_small, dims=snapshot.owner.ndim - 1)
     if to_rgb is not None:
-        maps["image"] = _bytes(to_rgb(thin(snapshot.denoised[0])))
-    maps["owner"] = (thin(snapshot.owner[0]) + 1).clamp(max=255).to(torch.uint8)
-    lead = -lag(thin(snapshot.progress[0]), snapshot.step, steps)
+        maps["image"] = _bytes(to_rgb(small(snapshot.denoised[0])))
+    maps["owner"] = (small(snapshot.owner[0]) + 1).clamp(max=255).to(torch.uint8)
+    lead = -lag(small(snapshot.progress[0]), snapshot.step, steps)
     maps["progress"] = (lead.clamp(-1, 1) * (LEVEL - 1) + LEVEL).round().to(torch.uint8)
     if snapshot.attention is not None:
-        maps["heat"] = _bytes(stretched(thin(snapshot.attention.shares[0].float())))
+        maps["heat"] = _bytes(stretched(small(snapshot.attention.shares[:1].float()))[0])
     return maps
+
+
+def _small(maps: Tensor, dims: int) -> Tensor:
+    """Maps of a picture or a clip for the screen."""
+    return shown(thin(maps), dims)
 
 
 class _Copy(NamedTuple):

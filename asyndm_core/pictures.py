@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .clock import Clock, NoiseGrid, paper_clock, table_clock
-from .record import Frame
+from .record import Frame, chosen_steps
 from .regions import Region
 
 PAPER = (0.98, 0.98, 0.97)
@@ -62,6 +62,22 @@ def resize(values: Tensor, height: int, width: int, smooth: bool = True) -> Tens
 def resize_image(image: Tensor, height: int, width: int, smooth: bool = True) -> Tensor:
     """An image (h, w, 3) at (height, width, 3)."""
     return resize(image.movedim(-1, 0), height, width, smooth).movedim(0, -1).clamp(0, 1)
+
+
+FRAMES = 4
+"""How many frames of a clip are shown, at most: evenly spread, the first and the last among them."""
+
+
+def shown(maps: Tensor, dims: int) -> Tensor:
+    """Maps of clips (..., T, h, w), ``dims`` 3, as one of a picture, (..., H, W): some frames, row by row. Maps of pictures,
+    ``dims`` 2, as they are."""
+    if dims == 2:
+        return maps
+    count = maps.shape[-3]
+    frames = [maps.select(-3, frame) for frame in chosen_steps(count, FRAMES)]
+    across = 2 if len(frames) == FRAMES else len(frames)
+    rows = [torch.cat(frames[first : first + across], dim=-1) for first in range(0, len(frames), across)]
+    return torch.cat(rows, dim=-2)
 
 
 def shade(values: Tensor, stops: Sequence[Sequence[float]]) -> Tensor:
@@ -223,20 +239,22 @@ def timeline(
     """The run as a sheet (H, W, 3): a column for each frame, with a bar on top that fills as the run goes on.
 
     Rows: the picture as the model sees it (``images``, one (h, w, 3) for each frame, if given), regions in their
-    ``colours`` (R, 3) over it, and who lags. item: which image of the batch. cell: height of a cell in pixels.
+    ``colours`` (R, 3) over it, and who lags. item: which image of the batch; of a clip some of its frames are shown, see
+    ``shown``, and images are of these. cell: height of a cell in pixels.
     Raises ValueError if there is no frame.
     """
     if not frames:
         raise ValueError("The record of the run holds no step, so there is nothing to show: the run was stopped early.")
-    latent_height, latent_width = frames[0].progress.shape[-2:]
+    dims = frames[0].progress.ndim - 1
+    latent_height, latent_width = shown(frames[0].progress[item], dims).shape
     size = (cell, max(1, round(cell * latent_width / latent_height)))
     columns = []
     for number, frame in enumerate(frames):
         bar = blank(max(2, cell // 40), size[1], GRID)
         bar[:, : max(1, round(size[1] * frame.step / max(steps - 1, 1)))] = torch.tensor(INK)
         picture = blank(*size) if images is None else resize_image(images[number], *size)
-        regions = overlay(picture, one_hot(frame.owner[item], len(colours)), colours)
-        lag = progress_map(frame.progress[item], frame.step, steps, *size)
+        regions = overlay(picture, one_hot(shown(frame.owner[item], dims), len(colours)), colours)
+        lag = progress_map(shown(frame.progress[item], dims), frame.step, steps, *size)
         columns.append(stack([bar, *([] if images is None else [picture]), regions, lag], dim=0, gap=cell // 32))
     return stack(columns, dim=1, gap=cell // 32, border=True)
 

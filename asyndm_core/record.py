@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attention import Attention, AttentionSum
+from .attention import LINEAR, Attention, AttentionSum
 from .run import Snapshot
 
 
 class Frame(NamedTuple):
-    """One step that was kept, on the CPU: progress and owner (B, H, W), see ``run.Snapshot``.
+    """One step that was kept, on the CPU: progress and owner (B, *size), see ``run.Snapshot``.
 
-    denoised (B, C, H, W): the latents as the model saw them finished, or None where previews were not asked for.
+    denoised (B, C, *size): the latents as the model saw them finished, or None where previews were not asked for.
     """
 
     step: int
@@ -33,8 +33,9 @@ def chosen_steps(steps: int, count: int) -> tuple[int, ...]:
 
 
 def stretched(maps: Tensor) -> Tensor:
-    """Each map (..., h, w) stretched to [0, 1]. One that is the same everywhere is 0."""
-    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
+    """Each map (B, words, *size) stretched to [0, 1], of a clip as a whole. One that is the same everywhere is 0."""
+    places = tuple(range(2, maps.ndim))
+    low, high = maps.amin(dim=places, keepdim=True), maps.amax(dim=places, keepdim=True)
     spread = high - low
     return torch.where(spread > 1e-6 * high.abs(), (maps - low) / spread.clamp(min=1e-12), 0.0)
 
@@ -73,12 +74,12 @@ class RunRecord:
         """The mean attention of the run, on its device, or None if no word was watched."""
         return self._attention.mean()
 
-    def masks(self, height: int, width: int) -> Tensor | None:
-        """The mean attention of the run at (B, words, height, width), each map stretched to [0, 1]; on the CPU.
+    def masks(self, *size: int) -> Tensor | None:
+        """The mean attention of the run at (B, words, *size), each map stretched to [0, 1]; on the CPU.
 
         A map that is the same everywhere is 0. None if no word was watched.
         """
         mean = self.attention()
         if mean is None:
             return None
-        return stretched(F.interpolate(mean.shares.float().cpu(), size=(height, width), mode="bilinear"))
+        return stretched(F.interpolate(mean.shares.float().cpu(), size=size, mode=LINEAR[len(size)]))

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attention import Attention, enlarged
+from .attention import LINEAR, Attention, enlarged
 from .curves import CURVES
 from .grid import TokenGrid
 
@@ -29,6 +29,8 @@ LEAD = 0.2
 """How far known pixels run ahead unless told otherwise, as a share of the schedule."""
 MOST_GROW, MOST_FEATHER = 64, 64
 """Latent pixels, at most."""
+MOST_FRAMES = 64
+"""Latent frames that a region is held, or fades over, at most."""
 SWITCH_OFF = (
     "switch AsynDM off (bypass Apply AsynDM, put KSampler in the place of AsynDM KSampler, or set mode of Asynchronous "
     "Timestep Map to synchronous, with eta 0 for sampler ddim)"
@@ -50,9 +52,10 @@ class Regions:
 
     threshold: a pixel belongs to a target where its attention is at least threshold times the spatial mean.
     update: "every step", or "fixed" (the mean attention of a first, synchronous pass).
-    mask: (B or 1, h, w) painted, in [0, 1], any size, or None. mask_mode: "limit" words to it, "add" it as one more
-    region, or "replace" the words by it. grow: latent pixels by which word regions grow (negative: shrink).
-    feather: latent pixels over which their edge fades.
+    mask: (B or 1, h, w) painted, in [0, 1], any size, or None; of a clip (frames or 1, h, w). mask_mode: "limit" words to it,
+    "add" it as one more region, or "replace" the words by it. grow: latent pixels by which word regions grow (negative:
+    shrink). feather: latent pixels over which their edge fades. hold: latent frames of a clip that word regions stay before and
+    after those where the word is seen. fade: further ones over which they fade.
     """
 
     targets: tuple[Target, ...] = ()
@@ -62,6 +65,8 @@ class Regions:
     mask_mode: str = "limit"
     grow: int = 0
     feather: float = 0.0
+    hold: int = 0
+    fade: int = 0
 
     @property
     def followed(self) -> bool:
@@ -76,6 +81,8 @@ class Regions:
         check_choice(self.mask_mode, MASK_MODES, f"mask_mode {node}")
         check_number(self.grow, -MOST_GROW, MOST_GROW, f"grow {node}")
         check_number(self.feather, 0, MOST_FEATHER, f"feather {node}")
+        check_number(self.hold, 0, MOST_FRAMES, f"hold {node}")
+        check_number(self.fade, 0, MOST_FRAMES, f"fade {node}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +143,7 @@ class TimestepMap:
 class Region:
     """One region of a run.
 
-    name: for pictures. word: the target's text if the region follows attention, else None. mask: painted (B or 1, H, W)
+    name: for pictures. word: the target's text if the region follows attention, else None. mask: painted (B or 1, *size)
     at latent size, or None for everywhere. denoise: in [0, 1], of the run's (see ``Plan``).
     """
 
@@ -149,11 +156,13 @@ class Region:
     grow: int = 0
     feather: float = 0.0
     denoise: float = 1.0
+    hold: int = 0
+    fade: int = 0
 
     @property
     def soft(self) -> bool:
-        """Whether its weights may lie between 0 and 1: grey masks and feathered edges."""
-        return self.mask is not None or self.feather > 0
+        """Whether its weights may lie between 0 and 1: grey masks, feathered edges and fading frames."""
+        return self.mask is not None or self.feather > 0 or self.fade > 0
 
     def same_pixels(self, other: Region) -> bool:
         """Whether both stand for the same word or mask, and start alike."""
@@ -231,7 +240,7 @@ class Plan:
 
 
 class Ownership(NamedTuple):
-    """Who owns each pixel: owner (B, H, W) long, index into the plan's regions or -1; weights (R, B, H, W) in [0, 1]."""
+    """Who owns each pixel: owner (B, *size) long, index into the plan's regions or -1; weights (R, B, *size) in [0, 1]."""
 
     owner: Tensor
     weights: Tensor
@@ -262,9 +271,11 @@ def check_strength(strength: float, where: str) -> float:
     return float(strength)
 
 
-def fit_mask(mask: Tensor, height: int, width: int) -> Tensor:
-    """A painted mask brought to the latent's size: (h, w) or (B, h, w), any size -> (B, H, W) float32 in [0, 1].
+def fit_mask(mask: Tensor, *size: int) -> Tensor:
+    """A painted mask brought to the latent's ``size``: (h, w) or (B, h, w), any size -> (B, H, W) float32 in [0, 1].
 
+    Of a clip of ``size`` (T, H, W), (h, w) or (frames, h, w) -> (1, T, H, W), see ``fit_frames``: as in ComfyUI, several masks
+    are frames, and the same for all clips of a batch.
     On the CPU: Apple GPUs average areas of whole numbers of pixels only. Raises ValueError for another shape, or for values
     that are not finite.
     """
@@ -275,13 +286,35 @@ def fit_mask(mask: Tensor, height: int, width: int) -> Tensor:
         raise ValueError(f"The mask has shape {tuple(mask.shape)}: expected (height, width) or (batch, height, width).")
     if not torch.isfinite(mask).all():
         raise ValueError("The mask has values that are not numbers (NaN or infinite): check the node that made it.")
-    if mask.shape[-2:] != (height, width):
-        mask = F.interpolate(mask[:, None], size=(height, width), mode="area")[:, 0]
-    return mask.clamp(0, 1)
+    if mask.shape[-2:] != size[-2:]:
+        mask = F.interpolate(mask[:, None], size=size[-2:], mode="area")[:, 0]
+    mask = mask.clamp(0, 1)
+    return mask if len(size) == 2 else fit_frames(mask, size[0])[None]
 
 
-def make_plan(timestep_map: TimestepMap, height: int, width: int, patch: tuple[int, int] = (1, 1)) -> Plan:
-    """The plan of a run on latents of (height, width), for a model that reads them in patches: all of it is in tokens.
+def fit_frames(masks: Tensor, count: int) -> Tensor:
+    """Masks (frames, H, W) of a clip for its ``count`` latent frames: (count, H, W).
+
+    A latent frame stands for several of a clip, and has their mean. Video autoencoders keep the first one apart and put equally
+    many of the others together (81 frames are 1 + 20 x 4); where frames and latent frames are in no such proportion, they are
+    divided evenly. One mask is for all frames; otherwise fewer than there are latent frames blend into one another, as in
+    ComfyUI.
+    """
+    frames = masks.shape[0]
+    if frames == count:
+        return masks
+    if frames == 1 or count == 1:
+        return masks.mean(dim=0, keepdim=True).expand(count, -1, -1)
+    if frames > count and (frames - 1) % (count - 1) == 0:
+        return torch.cat([masks[:1], masks[1:].unflatten(0, (count - 1, -1)).mean(dim=1)])
+    rows = masks.flatten(1).T[None]
+    rows = F.adaptive_avg_pool1d(rows, count) if frames > count else F.interpolate(rows, count, mode="linear")
+    return rows[0].T.unflatten(1, masks.shape[1:])
+
+
+def make_plan(timestep_map: TimestepMap, *size: int, patch: tuple[int, ...] = (1, 1)) -> Plan:
+    """The plan of a run on latents of ``size``, (H, W) or (T, H, W), for a model that reads them in patches: all of it is in
+    tokens.
 
     Chained maps keep their order, the earliest first. Fixed masks or the paper's preset hold for the run as a whole, so
     ValueError where chained maps disagree on them.
@@ -305,7 +338,7 @@ def make_plan(timestep_map: TimestepMap, height: int, width: int, patch: tuple[i
     if any(table.shape != tables[0].shape or not torch.allclose(table, tables[0]) for table in tables):
         raise ValueError("Chained timestep maps disagree on sigmas: a run has one table. Connect the same to all of them.")
     whole = timestep_map.denoise
-    grid = TokenGrid((height, width), patch)
+    grid = TokenGrid(size, patch)
     regions = tuple(region for layer in layers for region in _regions_of(layer, grid, whole))
     background = _share(asynchronous[0].background_denoise, whole) if asynchronous else 1.0
     fixed = "fixed" in updates
@@ -344,14 +377,18 @@ def _regions_of(layer: TimestepMap, grid: TokenGrid, whole: float) -> list[Regio
     if asked.mask_mode == "replace" and painted:
         return painted
     limit = mask if asked.mask_mode == "limit" else None
-    grow, feather = _in_tokens(asked.grow, grid), asked.feather / max(grid.patch)
-    words = [Region(t.text, curve, k, t.text, asked.threshold, limit, grow, feather, denoise) for t, k in own]
+    pixels, frames = max(grid.extents[-2:]), grid.extents[:-2]
+    grow, feather = _in_tokens(asked.grow, pixels), asked.feather / pixels
+    hold, fade = (_in_tokens(asked.hold, *frames), _in_tokens(asked.fade, *frames)) if frames else (0, 0)
+    words = [
+        Region(t.text, curve, k, t.text, asked.threshold, limit, grow, feather, denoise, hold, fade) for t, k in own
+    ]  # fmt: skip
     return words + (painted if asked.mask_mode == "add" else [])
 
 
-def _in_tokens(pixels: int, grid: TokenGrid) -> int:
-    """A number of latent pixels in tokens: at least one where it is not 0."""
-    return int(math.copysign(-(-abs(pixels) // max(grid.patch)), pixels))
+def _in_tokens(count: int, extent: int) -> int:
+    """A number of latent pixels or frames in tokens of that ``extent``: at least one where it is not 0."""
+    return int(math.copysign(-(-abs(count) // extent), count))
 
 
 def synchronous(plan: Plan) -> Plan:
@@ -360,34 +397,40 @@ def synchronous(plan: Plan) -> Plan:
     return replace(plan, regions=regions, background_denoise=1.0)
 
 
-def threshold(attention: Tensor, factor: float, weight: Tensor | None = None) -> Tensor:
+def threshold(attention: Tensor, factor: float, weight: Tensor | None = None, dims: int = 2) -> Tensor:
     """The paper's mask: 1 where attention (..., h, w) is at least ``factor`` times its spatial mean, else 0.
 
-    weight (broadcasts to attention; None: 1): how much a pixel counts in the mean. Where it is 0 the mask is 0.
+    weight (broadcasts to attention; None: 1): how much a pixel counts in the mean. Where it is 0 the mask is 0. dims: 3 of
+    clips (..., t, h, w). Their mean is that of all frames: a word that is absent in some owns nothing there, where the frame's
+    own mean would be that of faint traces, and some pixels always above it.
     """
-    if weight is None or weight.shape[-2:] == (1, 1):
-        mean = attention.mean(dim=(-2, -1), keepdim=True)
+    places = tuple(range(-dims, 0))
+    if weight is None or weight.shape[-dims:] == (1,) * dims:
+        mean = attention.mean(dim=places, keepdim=True)
     else:
-        whole = weight.sum(dim=(-2, -1), keepdim=True)
-        mean = (attention * weight).sum(dim=(-2, -1), keepdim=True) / whole.where(whole > 0, 1)
+        whole = weight.sum(dim=places, keepdim=True)
+        mean = (attention * weight).sum(dim=places, keepdim=True) / whole.where(whole > 0, 1)
     inside = attention >= factor * mean
     return (inside if weight is None else inside & (weight > 0)).to(attention.dtype)
 
 
 def grow(weight: Tensor, pixels: int) -> Tensor:
-    """A region (B, H, W) grown by ``pixels`` in all eight directions; shrunk if negative (the border counts as inside)."""
+    """A region (B, H, W) grown by ``pixels`` in all eight directions; shrunk if negative (the border counts as inside).
+
+    Of a clip, (B, T, H, W), each frame.
+    """
     if pixels == 0:
         return weight
     size = 2 * abs(pixels) + 1
     signed = weight if pixels > 0 else -weight
-    grown = F.max_pool2d(signed[:, None], size, stride=1, padding=abs(pixels))[:, 0]
+    grown = F.max_pool2d(signed.flatten(0, -3)[:, None], size, stride=1, padding=abs(pixels)).view_as(weight)
     return grown if pixels > 0 else -grown
 
 
 def feather(weight: Tensor, pixels: float) -> Tensor:
     """A region (B, H, W) whose edge fades over about ``pixels``: Gaussian blur of standard deviation pixels / 2.
 
-    Below a tenth of a pixel nothing would fade, and nothing is done.
+    Of a clip, (B, T, H, W), each frame. Below a tenth of a pixel nothing would fade, and nothing is done.
     """
     if pixels < 0.1:
         return weight
@@ -395,13 +438,27 @@ def feather(weight: Tensor, pixels: float) -> Tensor:
     offsets = torch.arange(-reach, reach + 1, dtype=weight.dtype, device=weight.device)
     kernel = torch.exp(-0.5 * (offsets / (pixels / 2)) ** 2)
     kernel = kernel / kernel.sum()
-    blurred = F.pad(weight[:, None], (reach, reach, reach, reach), mode="replicate")
+    blurred = F.pad(weight.flatten(0, -3)[:, None], (reach, reach, reach, reach), mode="replicate")
     blurred = F.conv2d(blurred, kernel.view(1, 1, 1, -1))
-    return F.conv2d(blurred, kernel.view(1, 1, -1, 1))[:, 0]
+    return F.conv2d(blurred, kernel.view(1, 1, -1, 1)).view_as(weight)
 
 
-def weights(plan: Plan, attention: Attention | None, shape: tuple[int, int, int], device: torch.device) -> Tensor:
-    """The weight of every region at every pixel: (R, B, H, W) in [0, 1], for ``shape`` (B, H, W).
+def held(weight: Tensor, hold: int, fade: int) -> Tensor:
+    """A region of a clip (B, T, H, W) that stays ``hold`` frames before and after it was there, and fades over ``fade`` more.
+
+    Where several frames reach, the greatest counts. A picture (B, H, W) stays as it is.
+    """
+    if weight.ndim == 3 or hold + fade == 0:
+        return weight
+    reach = min(hold + fade, weight.shape[1] - 1)
+    distance = torch.arange(-reach, reach + 1, device=weight.device).abs()
+    share = ((hold + fade + 1 - distance) / (fade + 1)).clamp(max=1).to(weight.dtype)
+    around = F.pad(weight, (0, 0, 0, 0, reach, reach)).unfold(1, 2 * reach + 1, 1)
+    return (around * share).amax(dim=-1)
+
+
+def weights(plan: Plan, attention: Attention | None, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """The weight of every region at every pixel: (R, B, *size) in [0, 1], for ``shape`` (B, *size).
 
     attention: as seen by the model, in ``plan.words`` order, or None before the first evaluation: then a word region is
     everywhere. Attention is smoothly enlarged to the latent's size and then thresholded; the paper thresholds first and
@@ -414,11 +471,12 @@ def weights(plan: Plan, attention: Attention | None, shape: tuple[int, int, int]
         if region.word is not None and attention is not None:
             seen, acts = (maps[:, plan.words.index(region.word), None] for maps in attention)
             if plan.paper:
-                weight = F.interpolate(threshold(seen, region.threshold, acts), size=size)[:, 0]
+                weight = F.interpolate(threshold(seen, region.threshold, acts, len(size)), size=size)[:, 0]
             else:
-                seen = F.interpolate(seen, size=size, mode="bilinear")
-                weight = threshold(seen, region.threshold, enlarged(acts, size))[:, 0]
-            weight = feather(grow(weight, region.grow), region.feather) * (enlarged(acts, size)[:, 0] > 0)
+                seen = F.interpolate(seen, size=size, mode=LINEAR[len(size)])
+                weight = threshold(seen, region.threshold, enlarged(acts, size), len(size))[:, 0]
+            weight = held(feather(grow(weight, region.grow), region.feather), region.hold, region.fade)
+            weight = weight * (enlarged(acts, size)[:, 0] > 0)
             weight = weight.expand(shape)
         if region.mask is not None:
             weight = weight * _per_item(region.mask.to(device), batch)
@@ -427,8 +485,8 @@ def weights(plan: Plan, attention: Attention | None, shape: tuple[int, int, int]
 
 
 def _per_item(mask: Tensor, batch: int) -> Tensor:
-    """A painted mask (b, H, W) for every item of the batch, repeated from its start where it has fewer."""
-    return mask.repeat(-(-batch // mask.shape[0]), 1, 1)[:batch]
+    """A painted mask (b, *size) for every item of the batch, repeated from its start where it has fewer."""
+    return mask.repeat(-(-batch // mask.shape[0]), *[1] * (mask.ndim - 1))[:batch]
 
 
 def assign(plan: Plan, region_weights: Tensor, acts: Tensor | None = None) -> Ownership:
@@ -453,7 +511,7 @@ def assign(plan: Plan, region_weights: Tensor, acts: Tensor | None = None) -> Ow
 
 
 def first_assignment(
-    plan: Plan, last_word: str | None, shape: tuple[int, int, int], device: torch.device, acts: Tensor | None = None
+    plan: Plan, last_word: str | None, shape: tuple[int, ...], device: torch.device, acts: Tensor | None = None
 ) -> Ownership:
     """Who owns each pixel before any attention was seen: word regions are everywhere (where they act, see ``assign``),
     overlaps settled as always.
@@ -469,7 +527,7 @@ def first_assignment(
 
 
 def denoise_map(plan: Plan, owned: Ownership) -> Tensor:
-    """Each pixel's own denoise at the start, (B, H, W) in [0, 1]: its owner's, towards the background's where it is soft."""
+    """Each pixel's own denoise at the start, (B, *size) in [0, 1]: its owner's, towards the background's where it is soft."""
     background = torch.full(owned.owner.shape, plan.background_denoise, device=owned.owner.device)
     denoise = background
     for index, region in enumerate(plan.regions):

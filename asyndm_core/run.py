@@ -29,7 +29,9 @@ class Host(Protocol):
     def denoise(
         self, x: Tensor, sigma: Tensor, reference: Tensor | None = None, watch: bool = False, groups: Groups | None = None
     ) -> Prediction:
-        """The denoised latents of x (B, C, H, W) whose pixels have noise levels sigma (B, 1, H, W).
+        """The denoised latents of x (B, C, *size) whose pixels have noise levels sigma (B, 1, *size).
+
+        size: (H, W) of pictures, or (T, H, W) of clips. Maps are (B, *size), here and in all that follows.
 
         ``reference`` (0-dim) is the one sigma of this step for everything that knows only one, such as the host's
         schedules; None within a step (the smallest of the map may serve). ``watch`` asks to read the attention of the
@@ -44,20 +46,21 @@ class Host(Protocol):
     def acts(self, reference: Tensor) -> Tensor | None:
         """Where prompts with each of the plan's words act at ``reference`` (0-dim): above 0 there, 0 elsewhere.
 
-        (B or 1, words, H or 1, W or 1); None: all of them everywhere. The same object as before where it is the same.
+        (B or 1, words, *size), or of one pixel for all; None: all of them everywhere. The same object as before where it is the
+        same.
         """
         ...
 
 
-Weigh = Callable[[Plan, Attention, tuple[int, int, int], torch.device], Tensor]
+Weigh = Callable[[Plan, Attention, tuple[int, ...], torch.device], Tensor]
 """What ``regions.weights`` does: attention -> the weight of every region at every pixel."""
 
 
 class Snapshot(NamedTuple):
     """The run at one step, after the model's first evaluation: for progress bars, previews and records.
 
-    sigma (B, 1, H, W) is the noise level of x (None where a host reports a stock run). progress (B, H, W) is q now;
-    owner (B, H, W) is the region that moves each pixel in this step (-1: background).
+    sigma (B, 1, *size) is the noise level of x (None where a host reports a stock run). progress (B, *size) is q now;
+    owner (B, *size) is the region that moves each pixel in this step (-1: background).
     attention: seen in this step, or None.
     """
 
@@ -82,8 +85,8 @@ def move(clock: Clock, plan: Plan, state: Tensor, step: int, owned: Ownership) -
 class Lead(NamedTuple):
     """Pixels that run ahead of the background, all or a part of the way.
 
-    share (B, H, W) in [0, 1]: 1 - how much of the pixel is drawn. known: progress of a pixel of share 1 at steps 0 to N.
-    until (B, 1, H, W): the sigma that each pixel is drawn from, see ``HoldingHost``; None: all from the start.
+    share (B, *size) in [0, 1]: 1 - how much of the pixel is drawn. known: progress of a pixel of share 1 at steps 0 to N.
+    until (B, 1, *size): the sigma that each pixel is drawn from, see ``HoldingHost``; None: all from the start.
     """
 
     share: Tensor
@@ -92,10 +95,10 @@ class Lead(NamedTuple):
 
 
 class Now(NamedTuple):
-    """Where a run stands before a step: the states (B, H, W), their sigmas (B, 1, H, W), and who owns each pixel.
+    """Where a run stands before a step: the states (B, *size), their sigmas (B, 1, *size), and who owns each pixel.
 
-    H and W count tokens (see ``TokenGrid``), which are a UNet's pixels.
-    kept (B, H, W): pixels that are clean from the start and never change, at sigma 0 and progress N; None: there are none.
+    The size counts tokens (see ``TokenGrid``), which are a UNet's pixels.
+    kept (B, *size): pixels that are clean from the start and never change, at sigma 0 and progress N; None: there are none.
     lead: None where nothing runs ahead.
     """
 
@@ -113,8 +116,8 @@ class Now(NamedTuple):
 class Pause(NamedTuple):
     """A run between two of its steps, and all that it goes on from: several samplers may make the steps of one run.
 
-    step: the next one. x: latents (B, C, H, W), every pixel at its own ``now.sigma``. found: the weights of the regions as
-    last seen, (R, B, H, W). fixed: whether they stay. denoised: what the model last said of x, None before the first step.
+    step: the next one. x: latents (B, C, *size), every pixel at its own ``now.sigma``. found: the weights of the regions as
+    last seen, (R, B, *size). fixed: whether they stay. denoised: what the model last said of x, None before the first step.
     """
 
     step: int
@@ -126,7 +129,7 @@ class Pause(NamedTuple):
 
 
 def progress(clock: Clock, state: Tensor, step: int, kept: Tensor | None, lead: Lead | None) -> Tensor:
-    """q (B, H, W) of the states at ``step``: N where pixels are kept; pixels that lead are between their own and ``known``."""
+    """q (B, *size) of the states at ``step``: N where pixels are kept; pixels that lead are between their own and ``known``."""
     q = clock.progress(state, step)
     if lead is not None:
         q = q * (1 - lead.share) + lead.known[step] * lead.share
@@ -134,7 +137,7 @@ def progress(clock: Clock, state: Tensor, step: int, kept: Tensor | None, lead: 
 
 
 def levels(clock: Clock, state: Tensor, step: int, kept: Tensor | None, lead: Lead | None = None) -> Tensor:
-    """The sigmas (B, 1, H, W) of the states at ``step``; 0 where pixels are kept."""
+    """The sigmas (B, 1, *size) of the states at ``step``; 0 where pixels are kept."""
     if lead is not None:
         return clock.level(progress(clock, state, step, kept, lead))[:, None]
     sigma = clock.sigma(state, step)[:, None]
@@ -155,13 +158,13 @@ def known_progress(clock: Clock, plan: Plan) -> list[float]:
 
 
 def start(
-    clock: Clock, plan: Plan, shape: tuple[int, int, int], attention: Attention | None = None,
+    clock: Clock, plan: Plan, shape: tuple[int, ...], attention: Attention | None = None,
     last_word: str | None = None, drawn: Tensor | None = None, ahead: Ahead = known_progress, acts: Tensor | None = None,
 ) -> Now:  # fmt: skip
-    """The start of a run on latents of ``shape`` (B, H, W).
+    """The start of a run on latents of ``shape`` (B, *size).
 
     attention: fixed attention of an earlier pass, or None. last_word: the target whose token comes last in the prompt
-    (the paper preset begins with its region). drawn (B, H, W): how much of each pixel an inpainting mask draws, 0 where it
+    (the paper preset begins with its region). drawn (B, *size): how much of each pixel an inpainting mask draws, 0 where it
     is known; or None. ahead: experiments give their own. acts: where the words act in the first step, see ``Host``. Regions
     found in an earlier pass start at their denoise also where their word joins later.
     """
@@ -266,9 +269,9 @@ def sample(
     on_step: Callable[[Snapshot], None] | None = None,
     fixed: bool = False,
     weigh: Weigh = weights,
-    patch: tuple[int, int] = (1, 1),
+    patch: tuple[int, ...] = (1, 1),
 ) -> Tensor:
-    """Sample x (B, C, H, W), noised to ``begin.sigma``, to the end of the clock's table. Returns latents like x.
+    """Sample x (B, C, *size), noised to ``begin.sigma``, to the end of the clock's table. Returns latents like x.
 
     ``fixed`` keeps the first regions. See ``go_on`` for the rest.
     """
@@ -286,21 +289,21 @@ def go_on(
     noise: Noise,
     on_step: Callable[[Snapshot], None] | None = None,
     weigh: Weigh = weights,
-    patch: tuple[int, int] = (1, 1),
+    patch: tuple[int, ...] = (1, 1),
 ) -> Pause:
     """The steps from ``pause`` to before step ``until`` of the clock's table.
 
     Order within a step, as in the authors' code: the move q -> q' of step i uses the regions seen at step i - 1; then
     the model is evaluated, and its attention makes the regions of the next move.
     A word owns nothing in steps where no prompt with it is in force, nor in the first one where one is again: it was not
-    seen before. weigh: how attention becomes weights of regions; experiments give their own. patch: (height, width) of the
+    seen before. weigh: how attention becomes weights of regions; experiments give their own. patch: the extents of the
     model's tokens in latent pixels; ``pause.now`` is a map of tokens. The memory of multi-step samplers begins anew.
 
     The pixels of the next evaluation are grouped before this one: by the time that the host needs their number, it has
     arrived, and the device has not run out of work.
     """
     x, now, found, denoised = pause.x, pause.now, pause.found, pause.denoised
-    grid = TokenGrid((x.shape[-2], x.shape[-1]), patch)
+    grid = TokenGrid(tuple(x.shape[2:]), patch)
     shape = (x.shape[0], *grid.shape)
     acts = None
     watch = bool(plan.words) and not pause.fixed
@@ -328,20 +331,20 @@ def go_on(
         )
         x = sampler.step(model, x, this_step, history, noise, host.law)
         if watch:
-            found = weigh(plan, model.attention or nothing_seen(len(plan.words), x.device), shape, x.device)
+            found = weigh(plan, model.attention or nothing_seen(len(plan.words), len(grid.size), x.device), shape, x.device)
         now, sigma, groups, denoised = following, sigma_next, groups_next, model.denoised
     return Pause(until, x, now, found, pause.fixed, denoised)
 
 
-def levelled(pause: Pause, clock: Clock, given: Callable[[Tensor], Tensor], patch: tuple[int, int] = (1, 1)) -> Tensor:
-    """The latents of a pause (B, C, H, W) with every pixel at the table's sigma of ``pause.step``, whatever its clock says.
+def levelled(pause: Pause, clock: Clock, given: Callable[[Tensor], Tensor], patch: tuple[int, ...] = (1, 1)) -> Tensor:
+    """The latents of a pause (B, C, *size) with every pixel at the table's sigma of ``pause.step``, whatever its clock says.
 
     Pixels that are elsewhere go there in one first-order step by what the model last said of them; at the end of the table
-    there are none. given: sigmas (B, 1, H, W) -> the given latents at them. Pixels that were kept, and known ones that ran
+    there are none. given: sigmas (B, 1, *size) -> the given latents at them. Pixels that were kept, and known ones that ran
     ahead, are these.
     """
     x, now = pause.x, pause.now
-    grid = TokenGrid((x.shape[-2], x.shape[-1]), patch)
+    grid = TokenGrid(tuple(x.shape[2:]), patch)
     level = clock.sigmas[pause.step]
     if pause.step < clock.steps and pause.denoised is not None:
         sigma, target = grid.to_pixels(now.sigma).to(x.dtype), level.to(x.dtype)
@@ -356,10 +359,10 @@ LOOKS = 4
 """How many noise levels, evenly spread over the table, the given latents are looked at to find words in them."""
 
 
-def look(host: Host, clock: Clock, shape: tuple[int, int, int], noised: Callable[[Tensor], Tensor]) -> Attention | None:
+def look(host: Host, clock: Clock, shape: tuple[int, ...], noised: Callable[[Tensor], Tensor]) -> Attention | None:
     """Where the plan's words are in the given latents: the mean attention over a few noise levels.
 
-    noised: sigmas (B, 1, H, W) -> the latents at them. None where the host sees no word.
+    noised: sigmas (B, 1, *size) -> the latents at them. None where the host sees no word.
     """
     mean = AttentionSum()
     for step in dict.fromkeys(clock.steps * n // (LOOKS + 1) for n in range(1, LOOKS + 1)):
@@ -375,21 +378,21 @@ def prepare(
     host: Host,
     clock: Clock,
     plan: Plan,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     sampler: Sampler,
     noised: Callable[[Tensor], Tensor],
     noise: Callable[[Plan], Noise],
     last_word: str | None = None,
     drawn: Tensor | None = None,
     ahead: Ahead = known_progress,
-    patch: tuple[int, int] = (1, 1),
+    patch: tuple[int, ...] = (1, 1),
 ) -> Pause:
     """A run before its first step. Where regions must be known before it, their words are looked for first.
 
     Fixed regions: in a synchronous pass over the whole table. Regions with a denoise of their own: in the given latents,
     which they are to change or to keep. See ``generate`` for the arguments.
     """
-    grid = TokenGrid((shape[1], shape[2]), patch)
+    grid = TokenGrid(shape[1:], patch)
     tokens, attention = (shape[0], *grid.shape), None
     if plan.words and not plan.level:
         attention = look(host, clock, shape, noised)
@@ -421,7 +424,7 @@ def generate(
     host: Host,
     clock: Clock,
     plan: Plan,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     sampler: Sampler,
     noised: Callable[[Tensor], Tensor],
     noise: Callable[[Plan], Noise],
@@ -430,17 +433,17 @@ def generate(
     weigh: Weigh = weights,
     drawn: Tensor | None = None,
     ahead: Ahead = known_progress,
-    patch: tuple[int, int] = (1, 1),
+    patch: tuple[int, ...] = (1, 1),
 ) -> Tensor:
-    """A whole run on latents of ``shape`` (B, H, W): ``prepare``, all steps, and their end ``levelled``.
+    """A whole run on latents of ``shape`` (B, *size): ``prepare``, all steps, and their end ``levelled``.
 
-    noised: sigmas (B, 1, H, W) -> the given latents at them. noise: a fresh source of noise for each pass, from the same
+    noised: sigmas (B, 1, *size) -> the given latents at them. noise: a fresh source of noise for each pass, from the same
     seed. patch: see ``go_on``; the masks of the plan, and ``drawn``, are maps of tokens. See ``start`` and ``go_on`` for the
     rest. Pixels that were kept, and known ones that ran ahead, end as the given latents at the table's last sigma, as all
     others.
     """
     plan = plan.to(clock.sigmas.device)
     pause = prepare(host, clock, plan, shape, sampler, noised, noise, last_word, drawn, ahead, patch)
-    host = holding(host, pause.now, noised, TokenGrid((shape[1], shape[2]), patch))
+    host = holding(host, pause.now, noised, TokenGrid(shape[1:], patch))
     pause = go_on(host, pause, clock.steps, clock, plan, sampler, noise(plan), on_step, weigh, patch)
     return levelled(pause, clock, noised, patch)

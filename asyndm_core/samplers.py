@@ -2,7 +2,8 @@
 
 Notation. x = alpha x0 + sigma n with unit noise n. Models whose noise explodes (eps, v, EDM) have alpha = 1; flow
 models have alpha = 1 - sigma. s is sigma, t is sigma_next, D the denoised latents, U the unconditional ones. All
-levels are (B, 1, H, W) and act on x (B, C, H, W) pixel by pixel. lambda = log(alpha / sigma) is the half log-SNR.
+levels are (B, 1, *size) and act on x (B, C, *size) pixel by pixel; size is (H, W), of clips (T, H, W). lambda =
+log(alpha / sigma) is the half log-SNR.
 
 Every step is made of three parts, which the table ``SAMPLERS`` puts together under ComfyUI's names:
 
@@ -56,7 +57,7 @@ class Prediction(NamedTuple):
 
 
 class Model(Protocol):
-    """The model with its guidance: latents x (B, C, H, W) at levels sigma (B, 1, H, W) -> Prediction."""
+    """The model with its guidance: latents x (B, C, *size) at levels sigma (B, 1, *size) -> Prediction."""
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Prediction: ...
 
@@ -122,7 +123,7 @@ class Clock(NamedTuple):
 class Step:
     """One step of a run.
 
-    index: its number. sigma, sigma_next: maps (B, 1, H, W) in x's dtype, sigma >= sigma_next >= 0. clock: see Clock.
+    index: its number. sigma, sigma_next: maps (B, 1, *size) in x's dtype, sigma >= sigma_next >= 0. clock: see Clock.
     ends_clean: this step takes every pixel to sigma 0, as a scheduler's last one does.
     """
 
@@ -154,7 +155,7 @@ class History:
         return self._nodes
 
     def remember(self, moved: Tensor, node: Node) -> None:
-        """Make ``node`` the newest one where ``moved`` (B, 1, H, W) is true; elsewhere nothing changes."""
+        """Make ``node`` the newest one where ``moved`` (B, 1, *size) is true; elsewhere nothing changes."""
         pushed = (node, *self._nodes[:-1])
         self._nodes = tuple(
             Node(*(torch.where(moved, a, b) for a, b in zip(new, old, strict=True)))
@@ -247,7 +248,7 @@ class Move:
     """What a solver is given: this step from ``sigma`` to ``down`` (on the way to ``sigma_next``), and the model.
 
     sigma > sigma_next > 0 and sigma > down > 0 everywhere: pixels that do not move, or whose result is D, have harmless
-    levels here, and what is computed for them is dropped. ``live`` (B, 1, H, W) is true for the others.
+    levels here, and what is computed for them is dropped. ``live`` (B, 1, *size) is true for the others.
     """
 
     model: Model
@@ -560,7 +561,7 @@ class Sampler:
         return History(self.depth)
 
     def step(self, model: Model, x: Tensor, step: Step, history: History, noise: Noise, law: NoiseLaw) -> Tensor:
-        """One step: x (B, C, H, W) at step.sigma -> x at step.sigma_next.
+        """One step: x (B, C, *size) at step.sigma -> x at step.sigma_next.
 
         Raises ValueError where the sampler needs the unconditional prediction and the model gives none.
         """

@@ -189,9 +189,9 @@ def as_reference(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tupl
 def levels_of(values: Tensor, index: Tensor) -> Tensor:
     """The noise levels that rows stand for, of every picture (n + 1, B): its noisiest, the reference; then each distinct one.
 
-    values (n,): the distinct levels. index (B, H, W): the map of them; in a ``Layout`` it is one more.
+    values (n,): the distinct levels. index (B, *size): the map of them; in a ``Layout`` it is one more.
     """
-    noisiest = values[index].amax(dim=(-2, -1))
+    noisiest = values[index].flatten(1).amax(dim=1)
     return torch.cat([noisiest[None], values[:, None].expand(-1, index.shape[0])])
 
 

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from nodes import common_ksampler
 
-from ..asyndm_core.pictures import palette, timeline
+from ..asyndm_core.pictures import palette, shown, timeline
 from ..asyndm_core.record import RunRecord
 from ..asyndm_core.regions import Plan, TimestepMap, check_choice, check_number, make_plan
 from ..asyndm_core.samplers import SAMPLERS, UnsupportedSampler, find_sampler
 from .comfy.browser import display_node
 from .comfy.latent_rgb import latent_to_rgb
 from .comfy.live_view import show_on
+from .comfy.network import size_of
 from .comfy.sampling import Options, apply
 from .types import ADVANCED, CATEGORY, TimestepMapSocket, check_socket
 
@@ -186,13 +187,13 @@ class AsynDMKSampler(io.ComfyNode):
         (latent,) = common_ksampler(
             patched, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=whole
         )
-        size = latent["samples"].shape[-2:]
+        size = size_of(latent["samples"])
         masks = record.masks(*size)
         if masks is None:
             masks = torch.zeros(latent["samples"].shape[0], 1, *size)
         sheet = draw_timeline(model, record, make_plan(timestep_map, *size))
-        shown = ui.PreviewImage(sheet, cls=cls) if preview else None
-        return io.NodeOutput(latent, masks.flatten(0, 1), sheet, ui=shown)
+        previews = ui.PreviewImage(sheet, cls=cls) if preview else None
+        return io.NodeOutput(latent, masks.flatten(0, -3), sheet, ui=previews)
 
 
 def draw_timeline(model: Any, record: RunRecord, plan: Plan) -> Tensor:
@@ -201,5 +202,6 @@ def draw_timeline(model: Any, record: RunRecord, plan: Plan) -> Tensor:
     if not frames:
         return torch.zeros(1, 8, 8, 3)
     to_rgb = latent_to_rgb(model.get_model_object("latent_format"))
-    images = None if to_rgb is None else [to_rgb(frame.denoised[0]) for frame in frames]
+    dims = frames[0].progress.ndim - 1
+    images = None if to_rgb is None else [to_rgb(shown(frame.denoised[0], dims)) for frame in frames]
     return timeline(frames, record.steps, palette(len(plan.regions)), images)[None]

@@ -33,7 +33,7 @@ class Arrival:
     """The guard of one run.
 
     guider: the run's. entrances: what the networks of the model and its copies run first. options: () -> ComfyUI's
-    model_options of the run. size: of the latents, (height, width). start: the code from which predictions are asked for;
+    model_options of the run. size: of the latents. start: the code from which predictions are asked for;
     what comes after it on the stack is between. own_key: of our own wrappers.
     """
 

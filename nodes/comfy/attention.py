@@ -26,14 +26,14 @@ OVERRIDE = "optimized_attention_override"
 class Call(NamedTuple):
     """One call of a network, as far as it decides where the words are.
 
-    grid (h, w): the picture's tokens; tail: how many follow them in their stream. opens: whether that stream opens the
-    sequences that it is a part of. text: rows of the conditioning as the network gets it, and rows as it was encoded, or
-    more: where it has further ones, they are numbered on from those. inputs: what else the network is given.
+    grid (h, w), or (t, h, w) of a clip: the picture's tokens; tail: how many follow them in their stream. opens: whether that
+    stream opens the sequences that it is a part of. text: rows of the conditioning as the network gets it, and rows as it was
+    encoded, or more: where it has further ones, they are numbered on from those. inputs: what else the network is given.
     """
 
     network: nn.Module
-    grid: tuple[int, int]
-    patch: tuple[int, int]
+    grid: tuple[int, ...]
+    patch: tuple[int, ...]
     tail: int
     opens: bool
     text: int
@@ -43,7 +43,7 @@ class Call(NamedTuple):
     @property
     def picture(self) -> int:
         """How many tokens the picture has."""
-        return self.grid[0] * self.grid[1]
+        return prod(self.grid)
 
 
 class Span(NamedTuple):
@@ -171,8 +171,8 @@ def of_two_encoders(call: Call) -> Place:
     """HiDream: after the picture T5's tokens, then a language model's twice, of its last layer and of the block's own."""
     llama = call.inputs["encoder_hidden_states_llama3"].shape[-2]
     given = call.inputs.get("image_cond")
-    beside = 0 if given is None else given.shape[-1] // call.patch[1]
-    place = joint(call._replace(grid=(call.grid[0], call.grid[1] + beside)), behind=2 * llama)
+    beside = 0 if given is None else given.shape[-1] // call.patch[-1]
+    place = joint(call._replace(grid=(*call.grid[:-1], call.grid[-1] + beside)), behind=2 * llama)
     place = place._replace(sequences=place.sequences._replace(grid=call.grid, beside=beside))
     (first,) = place.text
     more = (Span(first.key + call.text + n * llama, call.rows, llama) for n in range(2))
@@ -190,12 +190,13 @@ def up_to_most(call: Call) -> Place:
     return joint(call._replace(text=min(call.text, call.network.txt_max_length)))
 
 
-def tokens_of(latents: Tensor, patch: tuple[int, int]) -> int:
+def tokens_of(latents: Tensor, patch: tuple[int, ...]) -> int:
     """How many tokens latents (B, C, ..., H, W) have."""
-    return prod((*latents.shape[2:-2], *TokenGrid((latents.shape[-2], latents.shape[-1]), patch).shape))
+    size = tuple(latents.shape[2:])
+    return prod(TokenGrid(size, patch[-len(size) :]).shape)
 
 
-def reference_tokens(inputs: Mapping[str, Any], patch: tuple[int, int]) -> int:
+def reference_tokens(inputs: Mapping[str, Any], patch: tuple[int, ...]) -> int:
     """How many tokens the reference pictures have that a network is given."""
     return sum(tokens_of(latents, patch) for latents in inputs.get("ref_latents") or ())
 

@@ -42,7 +42,8 @@ class Family(NamedTuple):
     """What is known of the networks of one class.
 
     name: of the models, as users know them. patch: the attribute that says how many latent pixels a token is wide and high,
-    or the number. opens: whether the picture's stream opens every sequence that it is a part of (otherwise it closes them).
+    or the number. frames: the same of how many latent frames it is long, where latents may be clips; None: they are pictures.
+    opens: whether the picture's stream opens every sequence that it is a part of (otherwise it closes them).
     text: patterns of the names of modules that modulate text alone. columns: patterns of the names of modules that modulate
     both, with the entries of their output that are text's: network -> (entries -> Columns). large: patterns of the names of
     modules that hold so much for each timestep that they are given a few at a time. tail: tokens that follow the
@@ -52,27 +53,32 @@ class Family(NamedTuple):
 
     name: str
     patch: str | int = "patch_size"
+    frames: str | int | None = None
     opens: Callable[[nn.Module], bool] = lambda network: False
     text: tuple[str, ...] = ()
     columns: tuple[tuple[str, Callable[[nn.Module], Callable[[int], Columns]]], ...] = ()
     large: tuple[str, ...] = ()
-    tail: Callable[[nn.Module, Inputs, tuple[int, int], int], int] = lambda network, inputs, patch, tokens: 0
+    tail: Callable[[nn.Module, Inputs, tuple[int, ...], int], int] = lambda network, inputs, patch, tokens: 0
     beside: str | None = None
     reading: Reading | None = None
 
-    def patch_of(self, network: nn.Module) -> tuple[int, int]:
-        """(height, width) in latent pixels of a network's tokens."""
+    def patch_of(self, network: nn.Module, dims: int = 2) -> tuple[int, ...]:
+        """(height, width) in latent pixels of a network's tokens; with 3 dimensions their frames before that."""
         extent = self.patch if isinstance(self.patch, int) else getattr(network, self.patch)
-        return (extent, extent) if isinstance(extent, int) else (int(extent[-2]), int(extent[-1]))
+        picture = (extent, extent) if isinstance(extent, int) else (int(extent[-2]), int(extent[-1]))
+        if dims == 2:
+            return picture
+        frames = getattr(network, self.frames) if isinstance(self.frames, str) else self.frames
+        return (int(frames[0] if isinstance(frames, (tuple, list)) else frames or 1), *picture)
 
 
-def _references(network: nn.Module, inputs: Inputs, patch: tuple[int, int], tokens: int) -> int:
+def _references(network: nn.Module, inputs: Inputs, patch: tuple[int, ...], tokens: int) -> int:
     """The tokens of reference pictures, which some networks leave out where no method is given of placing them."""
     method = inputs.get("ref_latents_method", getattr(network, "default_ref_method", "offset"))
     return 0 if method is None else reference_tokens(inputs, patch)
 
 
-def _padding(network: nn.Module, inputs: Inputs, patch: tuple[int, int], tokens: int) -> int:
+def _padding(network: nn.Module, inputs: Inputs, patch: tuple[int, ...], tokens: int) -> int:
     """The tokens that fill a picture up to the multiple that the network wants."""
     return -tokens % multiple_of(network)
 

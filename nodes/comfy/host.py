@@ -30,7 +30,7 @@ from .arrival import Arrival, in_force
 from .conditioning import ANNOTATION, Annotation
 from .guidance import by_level, with_own_sigmas
 from .model import MapControl, fold, noise_law, unfold
-from .network import control_network_of, network_of
+from .network import control_network_of, is_framed, network_of, size_of
 from .origin import uncompiled
 from .sampler import check_prediction
 
@@ -40,9 +40,10 @@ WrappersMP = comfy.patcher_extension.WrappersMP
 
 
 class _Weight(NamedTuple):
-    """How much a cond counts at every token, as ComfyUI weighs it: weight (B, 1, h, w), or a number for all of them.
+    """How much a cond counts at every token, as ComfyUI weighs it: weight (B, 1, *grid), or a number for all of them.
 
-    area: (height, width, top, left) of the part of the picture that the model is shown, or None for all of it.
+    area: of the part of the picture that the model is shown its size, (H, W) or (T, H, W), and then where it begins; or None
+    for all of it.
     """
 
     weight: Tensor | float
@@ -50,15 +51,22 @@ class _Weight(NamedTuple):
 
 
 class _MapCond(comfy.conds.CONDNoiseShape):
-    """The map of a cond. It reaches the model without the dimensions of channels and frames, (B, H, W).
+    """The map of a cond. It reaches the model without the dimension of channels, (B, *size).
 
-    So packs that cut into tiles all tensors that look like latents leave it whole, and it is seen not to fit.
+    So packs that cut into tiles all tensors that look like latents leave it whole, and it is seen not to fit. dims: of size.
     """
+
+    def __init__(self, cond: Tensor, dims: int) -> None:
+        super().__init__(cond)
+        self._dims = dims
+
+    def _copy_with(self, cond: Tensor) -> _MapCond:
+        return _MapCond(cond, self._dims)
 
     def concat(self, others: Sequence[Any]) -> Tensor:
         """The maps of the conds of one batch."""
         maps = super().concat(others)
-        return maps.view(maps.shape[0], *maps.shape[-2:])
+        return maps.view(maps.shape[0], *maps.shape[-self._dims :])
 
 
 class _Watched(NamedTuple):
@@ -79,15 +87,15 @@ class _Part(NamedTuple):
     rows: slice
     sum: LayerSum | BlockMean
     watched: _Watched
-    size: torch.Size
+    size: tuple[int, ...]
 
 
 class _Seen(NamedTuple):
-    """What the model saw in a part of a batch: the words' shares (B, words, h, w), its cond, and its size in latent pixels."""
+    """What the model saw in a part of a batch: the words' shares (B, words, *grid), its cond, and its size in latent pixels."""
 
     shares: Tensor
     watched: _Watched
-    size: torch.Size
+    size: tuple[int, ...]
 
 
 PLACED_BY = {"area", "mask", "default"}
@@ -99,8 +107,9 @@ class ComfyHost:
     """One run of a ComfyUI model through its guider. Implements ``run.Host``; lives as long as the run.
 
     guider: of ComfyUI, inside its sampling. extra_args: what ComfyUI's samplers get (model_options, seed). words: whose
-    attention is wanted. latent: of ComfyUI, (B, C, H, W), or (B, C, 1, H, W) of the models whose images are single frames;
-    the host's own latents have no frames. needs_uncond: whether the sampler wants the unconditional prediction too.
+    attention is wanted. latent: of ComfyUI, (B, C, H, W), (B, C, T, H, W) of clips, or (B, C, 1, H, W) of pictures that are
+    single frames: the host's own latents of these have no frames. needs_uncond: whether the sampler wants the unconditional
+    prediction too.
     """
 
     def __init__(
@@ -109,7 +118,7 @@ class ComfyHost:
         self.guider = guider
         self.model = guider.inner_model
         self.network = network_of(self.model, latent)
-        self._framed = latent.ndim == 5
+        self._framed, self._size = is_framed(latent), size_of(latent)
         self.sampling = self.model.model_sampling
         self.law = noise_law(self.sampling)
         self.seed = extra_args.get("seed")
@@ -122,7 +131,7 @@ class ComfyHost:
         self._reference: Tensor | None = None
         entrances = {model: self.network.entrance(model.diffusion_model) for model in self.models}
         start = ComfyHost.denoise.__code__
-        self._arrival = Arrival(guider, entrances, lambda: self.model_options, latent.shape[-2:], start, WRAPPER_KEY)
+        self._arrival = Arrival(guider, entrances, lambda: self.model_options, self._size, start, WRAPPER_KEY)
         self._pixels: PixelTimesteps | None = None
         self._as_comfy = True
         self._watching = False
@@ -146,11 +155,11 @@ class ComfyHost:
         self._model_k, self._denoise_mask, self._as_comfy = model_k, denoise_mask, as_comfy
 
     def to_comfy(self, x: Tensor) -> Tensor:
-        """Latents (B, C, H, W) as ComfyUI has them for this model."""
+        """Latents (B, C, *size) as ComfyUI has them for this model."""
         return x[:, :, None] if self._framed else x
 
     def from_comfy(self, x: Tensor) -> Tensor:
-        """ComfyUI's latents without the dimension of frames."""
+        """ComfyUI's latents without the dimension of frames where it is one."""
         return x[:, :, 0] if self._framed else x
 
     def clock(self, sigmas: Tensor, paper: bool) -> Clock:
@@ -182,7 +191,7 @@ class ComfyHost:
 
     def _stock(self, x: Tensor, sigma: Tensor) -> Tensor:
         """ComfyUI's own call, at the sigma of each picture."""
-        scalar = sigma[:, 0, 0, 0].to(x.dtype)
+        scalar = sigma.flatten(1)[:, 0].to(x.dtype)
         x = self.to_comfy(x)
         denoised = self._model_k(x, scalar, denoise_mask=self._denoise_mask, model_options=self.model_options, seed=self.seed)
         check_prediction(self.guider, denoised, x)
@@ -190,7 +199,7 @@ class ComfyHost:
 
     def _at_map(self, x: Tensor, sigma: Tensor, reference: Tensor | None) -> Tensor:
         """The same with every pixel at its own sigma."""
-        scalar = sigma.amin(dim=(1, 2, 3)).to(x) if reference is None else x.new_full((x.shape[0],), float(reference))
+        scalar = sigma.flatten(1).amin(dim=1).to(x) if reference is None else x.new_full((x.shape[0],), float(reference))
         mask, given = self._mask_now(), self.from_comfy(self._model_k.latent_image)
         if mask is not None:
             x = blend(x, self._known(self.from_comfy(self._model_k.noise), given, sigma), mask)
@@ -224,7 +233,7 @@ class ComfyHost:
     def _levels(self) -> PixelTimesteps | None:
         """The sigmas of the map, as the model is told them: not below its smallest. None where all are the same.
 
-        The map is (B, H, W), or (B, 1, H, W) of a single frame, as ComfyUI's latents.
+        The map is (B, *size), or (B, 1, H, W) of a single frame, as ComfyUI's latents.
         """
         if self._pixels is None:
             return None
@@ -262,18 +271,18 @@ class ComfyHost:
         ]
         if all(everywhere):
             return None
-        acts = self._picture.new_zeros(1, len(self.words), 1, 1)
+        acts = self._picture.new_zeros(1, len(self.words), *[1] * len(self._size))
         for positions, each in weighed:
             acts = acts + each.weight * self._present(positions)
         return acts
 
     def noised(self, noise: Tensor, latent: Tensor, sigma: Tensor, max_denoise: bool = False) -> Tensor:
-        """``latent`` with ``noise`` at the map ``sigma`` (B, 1, H, W), by the model's own noise_scaling."""
+        """``latent`` with ``noise`` at the map ``sigma`` (B, 1, *size), by the model's own noise_scaling."""
         folded = self.sampling.noise_scaling(sigma.reshape(-1), fold(noise), fold(latent), max_denoise)
         return unfold(folded, latent)
 
     def _known(self, noise: Tensor, given: Tensor, sigma: Tensor) -> Tensor:
-        """What the model is shown of the given latents at the map ``sigma`` (B, 1, H, W): some are shown them clean."""
+        """What the model is shown of the given latents at the map ``sigma`` (B, 1, *size): some are shown them clean."""
         if not self._as_comfy:
             return self.noised(noise, given, sigma)
         shown = self.model.scale_latent_inpaint(sigma=sigma.reshape(-1), noise=fold(noise), latent_image=fold(given))
@@ -322,7 +331,7 @@ class ComfyHost:
             self._watched = self._conds_to_watch(conds, x[:, :1], sigma)
         if self._pixels is not None:
             index = self.to_comfy(self._pixels.index[:, None])
-            if x.shape[0] != index.shape[0] or x.shape[-2:] != index.shape[-2:]:
+            if x.shape[0] != index.shape[0] or x.shape[2:] != index.shape[2:]:
                 raise self._arrival.cut_up(x)
             conds = [None if group is None else [self._with_map(cond, index) for cond in group] for group in conds]
         try:
@@ -333,16 +342,16 @@ class ComfyHost:
 
     def _with_map(self, cond: dict, index: Tensor) -> dict:
         """A cond with the map beside it, for its ControlNets too. ComfyUI batches conds of the same control object."""
-        cond = {**cond, "model_conds": {**cond["model_conds"], PIXELS: _MapCond(index)}}
+        cond = {**cond, "model_conds": {**cond["model_conds"], PIXELS: _MapCond(index, len(self._size))}}
         control = cond.get("control")
         if control is not None:
             cond["control"] = self._controls.setdefault(control, MapControl(control, PIXELS, self._tell_control))
         return cond
 
     def _tell_control(self, control: Any, index: Tensor) -> AbstractContextManager[None]:
-        """While it lasts, a control of this run knows the map, if it can be told one. index (B, H, W): of its cond."""
+        """While it lasts, a control of this run knows the map, if it can be told one. index (B, *size): of its cond."""
         if control not in self._control_networks:
-            self._control_networks[control] = control_network_of(control)
+            self._control_networks[control] = control_network_of(control, len(self._size))
         known = self._control_networks[control]
         if known is None:
             return nullcontext()
@@ -386,7 +395,7 @@ class ComfyHost:
         now = [cond for cond in group if in_force(cond, sigma)]
         key = (x.shape, *(cond["uuid"] for cond in now))
         if key not in self._weights:
-            self._weights[key] = _weigh(now, x, sigma, self._grid(x.shape))
+            self._weights[key] = _weigh(now, x, sigma, TokenGrid(self._size_in(x), self.network.patch))
         return self._weights[key]
 
     def _columns_of(self, watched: _Watched, device: torch.device) -> Tensor:
@@ -397,9 +406,10 @@ class ComfyHost:
         return self._columns[key]
 
     def _present(self, positions: tuple[tuple[int, ...], ...]) -> Tensor:
-        """(1, words, 1, 1): 1 for words that have a position. Put on the device once for a run."""
+        """(1, words) and one pixel: 1 for words that have a position. Put on the device once for a run."""
         if positions not in self._columns:
-            present = torch.tensor([float(bool(tokens)) for tokens in positions]).view(1, -1, 1, 1)
+            present = torch.tensor([float(bool(tokens)) for tokens in positions])
+            present = present.view(1, -1, *[1] * len(self._size))
             self._columns[positions] = present.to(self._picture.device)
         return self._columns[positions]
 
@@ -410,7 +420,7 @@ class ComfyHost:
             kwargs.pop("denoise_mask", None)  # some models scale their timestep by it
         if self._pixels is not None and index is None:
             self._arrival.interfered()
-        if self._pixels is not None and index.shape != (x.shape[0], *x.shape[-2:]):
+        if self._pixels is not None and index.shape != (x.shape[0], *self._size_in(x)):
             raise self._arrival.cut_up(x)
         options = kwargs.get("transformer_options") or (args[3] if len(args) > 3 else {})
         chunks = list(zip(options.get("uuids", ()), options.get("cond_or_uncond", ()), strict=True))
@@ -439,7 +449,7 @@ class ComfyHost:
         parts: list[_Part] = []
         batch = x.shape[0] // max(len(chunks), 1)
         whole = [self._watched[chunk].weight.area is None for chunk in chunks if chunk in self._watched]
-        if whole and (batch != self._picture.shape[0] or (any(whole) and x.shape[-2:] != self._picture.shape[-2:])):
+        if whole and (batch != self._picture.shape[0] or (any(whole) and x.shape[2:] != self._picture.shape[2:])):
             if self._every_prediction:  # a stock run goes on unwatched
                 return parts
             raise self._arrival.cut_up(x)
@@ -448,7 +458,7 @@ class ComfyHost:
                 watched = self._watched[chunk]
                 rows = slice(position * batch, (position + 1) * batch)
                 seen = reader.sum(self._columns_of(watched, x.device), watched.rows)
-                parts.append(_Part(rows, seen, watched, x.shape[-2:]))
+                parts.append(_Part(rows, seen, watched, self._size_in(x)))
         return parts
 
     def _in_picture(self, seen: _Seen) -> Attention:
@@ -457,14 +467,13 @@ class ComfyHost:
         shares, present = seen.shares.to(self._picture.device), self._present(seen.watched.positions)
         if isinstance(weight, float):
             return Attention(shares, weight * present)
-        of_area = self._grid(seen.size)
-        pixels = enlarged(of_area.to_pixels(shares), seen.size)
-        return Attention(_of_tokens(self._grid(), _placed(pixels, area, self._picture.shape[-2:])), weight * present)
+        pixels = enlarged(TokenGrid(seen.size, self.network.patch).to_pixels(shares), seen.size)
+        whole = TokenGrid(self._size, self.network.patch)
+        return Attention(_of_tokens(whole, _placed(pixels, area, self._size)), weight * present)
 
-    def _grid(self, size: Sequence[int] | None = None) -> TokenGrid:
-        """The tokens of latents of a size (..., H, W), or of the picture."""
-        size = self._picture.shape if size is None else size
-        return TokenGrid((size[-2], size[-1]), self.network.patch)
+    def _size_in(self, x: Tensor) -> tuple[int, ...]:
+        """The size of latents that the model is given: of the whole picture or a part of it."""
+        return tuple(x.shape[-len(self._size) :])
 
 
 def _with_options(args: tuple, kwargs: dict, options: Mapping[str, Any]) -> tuple[tuple, dict]:
@@ -475,7 +484,7 @@ def _with_options(args: tuple, kwargs: dict, options: Mapping[str, Any]) -> tupl
 
 
 def _of_tokens(grid: TokenGrid, maps: Tensor) -> Tensor:
-    """Maps of latent pixels (B, n, H, W) as means of tokens (B, n, h, w)."""
+    """Maps of latent pixels (B, n, *size) as means of tokens (B, n, *grid)."""
     return grid.mean(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
 
 
@@ -496,16 +505,18 @@ def _weigh(conds: list[dict], x: Tensor, sigma: Tensor, grid: TokenGrid) -> dict
         found = [each for each, _ in to_run[None]]
     for each in found:
         if each.uuid not in weights:
-            half = 0 if each.area is None else len(each.area) // 2  # with frames, there are numbers for them too
-            area = None if each.area is None else (*each.area[half - 2 : half], *each.area[-2:])
-            mult = each.mult[:, :, 0] if x.ndim == 5 else each.mult
-            weights[each.uuid] = _Weight(_of_tokens(grid, _placed(mult.clamp(min=0), area, x.shape[-2:])), area)
+            dims, half = len(grid.size), 0 if each.area is None else len(each.area) // 2
+            area = None if each.area is None else (*each.area[half - dims : half], *each.area[-dims:])
+            mult = each.mult[:, :, 0] if is_framed(x) else each.mult
+            mult = mult.expand(*mult.shape[:2], *(grid.size if area is None else area[:dims]))  # one mask is for all frames
+            weights[each.uuid] = _Weight(_of_tokens(grid, _placed(mult.clamp(min=0), area, grid.size)), area)
     return weights
 
 
-def _placed(maps: Tensor, area: tuple[int, ...] | None, size: torch.Size) -> Tensor:
-    """Maps (B, n, h, w) of an area (height, width, top, left), at its place in a picture of ``size``; 0 around it."""
+def _placed(maps: Tensor, area: tuple[int, ...] | None, size: Sequence[int]) -> Tensor:
+    """Maps (B, n, ...) of an area, see ``_Weight``, at its place in a picture of ``size``; 0 around it."""
     if area is None:
         return maps
-    height, width, top, left = area
-    return nn.functional.pad(maps, (left, size[-1] - left - width, top, size[-2] - top - height))
+    extents, starts = area[: len(size)], area[len(size) :]
+    around = [(start, whole - start - extent) for whole, extent, start in zip(size, extents, starts, strict=True)]
+    return nn.functional.pad(maps, [each for pair in reversed(around) for each in pair])

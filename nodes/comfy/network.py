@@ -9,7 +9,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel, VideoResBl
 from torch import Tensor, nn
 
 from ...asyndm_core.regions import SWITCH_OFF
-from .families import FAMILIES, control_family_of, family_of, why_not
+from .families import FAMILIES, Family, control_family_of, family_of, why_not
 from .model import UNet, UnsupportedModelError, residual_blocks
 from .transformer import Transformer
 
@@ -20,9 +20,9 @@ def network_of(model: Any, latent: Tensor) -> UNet | Transformer:
     name = f"{type(model).__name__} ({type(network).__name__})"
     family = family_of(network)
     if isinstance(network, UNetModel):
-        image = latent.ndim == 4 and not any(isinstance(block, VideoResBlock) for block in residual_blocks(network))
+        served = latent.ndim == 4 and not any(isinstance(block, VideoResBlock) for block in residual_blocks(network))
     elif family is not None:
-        image = is_image(latent)
+        served = _is_read(family, latent)
     else:
         reason = why_not(network)
         raise UnsupportedModelError(
@@ -31,40 +31,51 @@ def network_of(model: Any, latent: Tensor) -> UNet | Transformer:
             + "It needs a UNet of the SD1.x, SD2.x or SDXL family, or a transformer of "
             f"{', '.join(known.name for known in FAMILIES.values())}. Use another checkpoint, or {SWITCH_OFF}."
         )
-    if not image:
+    if not served:
         raise UnsupportedModelError(
-            f"AsynDM does not support {name} on latents of shape {tuple(latent.shape)}: it samples images, "
+            f"AsynDM does not support {name} on latents of shape {tuple(latent.shape)}: with it, it samples images, "
             "(batch, channels, height, width), or a single frame."
         )
-    return UNet(network) if family is None else Transformer(network, family)
+    return UNet(network) if family is None else Transformer(network, family, len(size_of(latent)))
 
 
-def control_network_of(control: Any) -> UNet | Transformer | None:
+def control_network_of(control: Any, dims: int = 2) -> UNet | Transformer | None:
     """The network of a ControlNet that can be told a map, of ComfyUI or made like it; None for any other control.
 
-    T2I adapters see no noise at all.
+    T2I adapters see no noise at all. dims: of the map, 2 of pictures and 3 of clips.
     """
     network = getattr(control, "control_model", None)
     family = control_family_of(network)
     if family is not None:
-        return Transformer(network, family)
+        return Transformer(network, family, dims)
     return UNet(network) if isinstance(network, ControlNet) else None
 
 
-def is_image(latent: Tensor) -> bool:
-    """Whether latents are images: (B, C, H, W), or the single frame (B, C, 1, H, W) that some models of images have."""
-    return latent.ndim == 4 or (latent.ndim == 5 and latent.shape[2] == 1)
+def is_framed(latent: Tensor) -> bool:
+    """Whether latents are pictures with a dimension of frames, (B, C, 1, H, W), as some models have them."""
+    return latent.ndim == 5 and latent.shape[2] == 1
 
 
-def is_known(network: nn.Module) -> bool:
-    """Whether a network is of a kind that can be told a map."""
-    return isinstance(network, UNetModel) or family_of(network) is not None
+def size_of(latent: Tensor) -> tuple[int, ...]:
+    """The size of ComfyUI's latents: (H, W) of pictures, a single frame's too; (T, H, W) of clips."""
+    return tuple(latent.shape[2:] if latent.ndim == 5 and not is_framed(latent) else latent.shape[-2:])
 
 
-def patch_of(network: nn.Module) -> tuple[int, int]:
-    """(height, width) in latent pixels of a network's tokens; 1 for a UNet, and for what is not known."""
+def _is_read(family: Family, latent: Tensor) -> bool:
+    """Whether the networks of a family read latents of these dimensions: pictures, or clips."""
+    return latent.ndim == 4 or is_framed(latent) or (family.frames is not None and latent.ndim == 5)
+
+
+def is_served(network: nn.Module, latent: Tensor) -> bool:
+    """Whether a network is of a kind that can be told a map of these latents."""
     family = family_of(network)
-    return (1, 1) if family is None else family.patch_of(network)
+    return isinstance(network, UNetModel) and latent.ndim == 4 if family is None else _is_read(family, latent)
+
+
+def patch_of(network: nn.Module, dims: int = 2) -> tuple[int, ...]:
+    """The extents of a network's tokens in latent pixels, along each of ``dims``; 1 for a UNet, and for what is not known."""
+    family = family_of(network)
+    return (1,) * dims if family is None else family.patch_of(network, dims)
 
 
 def reads_words(network: nn.Module) -> bool:

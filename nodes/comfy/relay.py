@@ -29,8 +29,8 @@ CLOSE = 1e-4
 class Carried(NamedTuple):
     """What a part of a run leaves for the next. On the device of the latents that it hangs on.
 
-    sigmas: the whole table of the run, (N + 1,). pause: what it goes on from; x is in the model's own space, without a
-    dimension of frames. plan: the run's. noise, latent: what it began with, as ComfyUI's samplers get them. share: see
+    sigmas: the whole table of the run, (N + 1,). pause: what it goes on from; x is in the model's own space, a picture without
+    a dimension of frames. plan: the run's. noise, latent: what it began with, as ComfyUI's samplers get them. share: see
     ``_drawn`` in sampling. kind: of latents, the class of their ``latent_format``.
     """
 
@@ -43,7 +43,7 @@ class Carried(NamedTuple):
     kind: type
 
     def misfit(self, sigmas: Tensor, plan: Plan, tokens: tuple[int, ...], kind: type) -> str | None:
-        """Why a sampler can't go on from here with its own sigmas, plan, (B, h, w) of its tokens and latents; or None."""
+        """Why a sampler can't go on from here with its own sigmas, plan, (B, *grid) of its tokens and latents; or None."""
         rest = self.sigmas[self.pause.step : self.pause.step + len(sigmas)]
         if kind is not self.kind or tokens != tuple(self.pause.now.state.shape):
             return "it belongs to another kind of model"

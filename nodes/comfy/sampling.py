@@ -25,7 +25,7 @@ from .conditioning import ANNOTATION, check_words, last_word
 from .guidance import check_guidance
 from .host import WRAPPER_KEY, ComfyHost, WrappersMP
 from .model import control_chain
-from .network import control_network_of, is_image, is_known, network_of, patch_of, reads_words
+from .network import control_network_of, is_framed, is_served, network_of, patch_of, reads_words, size_of
 from .notices import Notices, say_of_crowding, say_of_length, say_of_masks
 from .relay import Carried, Course, course_of, leave, outer_sample
 from .sampler import check_guider, sampler_of
@@ -101,10 +101,11 @@ def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
         disable_pbar: bool = False,
         **kwargs: Any,
     ) -> Tensor:
-        patch = patch_of(guider.inner_model.diffusion_model)
-        plan, say = make_plan(timestep_map, *noise.shape[-2:], patch), Notices(options.node)
+        size = size_of(noise)
+        patch = patch_of(guider.inner_model.diffusion_model, len(size))
+        plan, say = make_plan(timestep_map, *size, patch=patch), Notices(options.node)
         latent_format = guider.inner_model.latent_format
-        tokens = (noise.shape[0], *TokenGrid((noise.shape[-2], noise.shape[-1]), patch).shape)
+        tokens = (noise.shape[0], *TokenGrid(size, patch).shape)
         course = course_of(sigmas, noise, timestep_map, plan, tokens, type(latent_format), say)
         own_starts = not (plan.level and timestep_map.denoise == 1)
         if own_starts and course.carried is None and not torch.count_nonzero(noise):
@@ -134,7 +135,8 @@ def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
         start = Start(steps, noise.shape[0], plan.regions, words, latent_format, course.part)
         say_of_masks(say, timestep_map, plan, *noise.shape[-2:])
         crowding = None if idle else _crowding(plan, steps, say)
-        with _everyone(options, start, crowding, shown=_is_image_model(guider.inner_model, noise)) as on_step:
+        shown = is_served(guider.inner_model.diffusion_model, noise)
+        with _everyone(options, start, crowding, shown) as on_step:
             if idle:
                 if on_step is not None:
                     extra_args, callback = _watch_stock(guider, extra_args, callback, noise, words, on_step)
@@ -155,10 +157,10 @@ def _crowding(plan: Plan, steps: int, say: Notices) -> Crowding | None:
 
 
 def _drawn(
-    plan: Plan, noise: Tensor, denoise_mask: Tensor | None, patch: tuple[int, int], say: Notices
+    plan: Plan, noise: Tensor, denoise_mask: Tensor | None, patch: tuple[int, ...], say: Notices
 ) -> Tensor | None:  # fmt: skip
-    """How much of each token (B, h, w) is drawn, where the model is to see known ones clean or ahead; None: they are noised."""
-    if denoise_mask is None or not (plan.clean or plan.lead) or not is_image(noise):
+    """How much of each token (B, *grid) is drawn, where the model sees known ones clean or ahead; None: they are noised."""
+    if denoise_mask is None or not (plan.clean or plan.lead) or noise.ndim not in (4, 5):
         return None
     if not torch.count_nonzero(noise):
         say(
@@ -166,8 +168,8 @@ def _drawn(
             "latents come noisy, the known pixels too. They are taken as noised."
         )
         return None
-    mask = denoise_mask[:, :, 0] if noise.ndim == 5 else denoise_mask
-    return TokenGrid((noise.shape[-2], noise.shape[-1]), patch).most(drawn(mask))
+    mask = denoise_mask[:, :, 0] if is_framed(noise) else denoise_mask
+    return TokenGrid(size_of(noise), patch).most(drawn(mask))
 
 
 @contextmanager
@@ -188,11 +190,6 @@ def _everyone(options: Options, start: Start, crowding: Watcher | None, shown: b
                 listener(snapshot)
 
         yield on_step if listeners else None
-
-
-def _is_image_model(model: Any, latent: Tensor) -> bool:
-    """Whether a ComfyUI model is one that can be told a map, and samples images."""
-    return is_known(model.diffusion_model) and is_image(latent)
 
 
 def _say_of_unknown_controls(say: Notices, controls: Sequence[Any]) -> None:
@@ -229,12 +226,12 @@ def _watch_stock(
         host = ComfyHost(guider, extra_args, words, noise)
         host.watch_only()
         extra_args = {**extra_args, "model_options": host.model_options}
-    shape = (noise.shape[0], *noise.shape[-2:])
+    shape = (noise.shape[0], *size_of(noise))
 
     def report(step: int, denoised: Tensor, x: Tensor, steps: int) -> None:
         seen = host.attention() if host is not None else None
         level = torch.full(shape, float(step), device=x.device)
-        shown = [latents[:, :, 0] if latents.ndim == 5 else latents for latents in (x, denoised)]
+        shown = [latents[:, :, 0] if is_framed(latents) else latents for latents in (x, denoised)]
         on_step(Snapshot(step, *shown, None, level, torch.full_like(level, -1, dtype=torch.long), seen))
         if callback is not None:
             callback(step, denoised, x, steps)
@@ -300,7 +297,7 @@ class _Run:
                 bar.update()
 
             pause = self.course.carried.pause if self.course.carried is not None else self._begin(plan)
-            grid = TokenGrid((self.noise.shape[-2], self.noise.shape[-1]), self.patch)
+            grid = TokenGrid(tuple(self.noise.shape[2:]), self.patch)
             host = holding(self.host, pause.now, self._noised, grid)
             noise = self._noise_source(plan, part)
             pause = go_on(host, pause, part.stop, self.clock, plan, self.sampler, noise, report, patch=self.patch)
@@ -313,7 +310,7 @@ class _Run:
 
     def _begin(self, plan: Plan) -> Pause:
         """The run before its first step."""
-        shape = (self.noise.shape[0], self.noise.shape[-2], self.noise.shape[-1])
+        shape = (self.noise.shape[0], *self.noise.shape[2:])
         whole = range(self.clock.steps)
         return prepare(
             self.host, self.clock, plan, shape, self.sampler, self._noised, partial(self._noise_source, part=whole),
@@ -326,7 +323,7 @@ class _Run:
         return Carried(self.course.sigmas, kept, self.plan, self.comfy_noise, self.comfy_latent, self.share, self.kind)
 
     def _noised(self, sigma: Tensor) -> Tensor:
-        """The latents at ``sigma`` (B, 1, H, W). At the table's first sigma they are what ComfyUI's sampler starts from.
+        """The latents at ``sigma`` (B, 1, *size). At the table's first sigma they are what ComfyUI's sampler starts from.
 
         The paper's runs begin as pure noise of variance 1 at whatever timestep each pixel is.
         """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -57,12 +58,13 @@ class _Modules(NamedTuple):
 class Transformer:
     """A transformer of a known family in one run.
 
-    network: of the model. Copies of it on other devices are told by the same family.
+    network: of the model. Copies of it on other devices are told by the same family. dims: of the maps, 2 of pictures and 3 of
+    clips.
     """
 
-    def __init__(self, network: nn.Module, family: Family) -> None:
+    def __init__(self, network: nn.Module, family: Family, dims: int = 2) -> None:
         self.network, self.family = network, family
-        self.patch, self._opens = family.patch_of(network), family.opens(network)
+        self.patch, self._opens = family.patch_of(network, dims), family.opens(network)
         self._modules: dict[nn.Module, _Modules] = {}
         self._chosen: dict[nn.Module, frozenset[int]] = {}
 
@@ -81,8 +83,8 @@ class Transformer:
 
     def reader(self, network: nn.Module, x: Tensor, text: int, inputs: Mapping[str, Any]) -> TokenReader:
         """What reads the words in a call on latents x, with a conditioning of ``text`` rows and these other inputs."""
-        grid = TokenGrid((x.shape[-2], x.shape[-1]), self.patch).shape
-        tail = self.family.tail(network, inputs, self.patch, grid[0] * grid[1])
+        grid = TokenGrid(tuple(x.shape[-len(self.patch) :]), self.patch).shape
+        tail = self.family.tail(network, inputs, self.patch, prod(grid))
         call = Call(network, grid, self.patch, tail, self._opens, text, text, inputs)
         return TokenReader(self.family.reading, call, self._chosen[network])
 
@@ -102,7 +104,7 @@ class Transformer:
         """While it lasts, a network of this family knows the noise level of every token.
 
         holder.attribute: the ``model_sampling`` that prepares the network's input and timesteps. latents: the distinct sigmas
-        and their map. index (B, H, W): the map of this call's batch, which has a row for every image of every cond, and is
+        and their map. index (B, *size): the map of this call's batch, which has a row for every image of every cond, and is
         cropped where the cond has an area; it is on the network's device.
         """
         sampling = getattr(holder, attribute)

@@ -256,7 +256,7 @@ def test_a_whole_run(name: str) -> None:
         asked = TimestepMap(Regions((Target("fox"), Target("red hat"))), strength=strength)
         patch = patch_of(network, CHANNELS)
         host = DiffusersTransformerHost(network, tiny.prompt(), words=WORDS)
-        plan = make_plan(asked, *SIZE, patch)
+        plan = make_plan(asked, *SIZE, patch=patch)
         return generate(
             host, make_flow_clock(sigmas), plan, (1, *SIZE), find_sampler("euler"), lambda sigma: sigma * noise,
             lambda plan: lambda a, b: noise, patch=patch,

@@ -131,7 +131,7 @@ def test_a_word_that_is_in_no_prompt_owns_nothing() -> None:
         assert not got[0].any()
         assert torch.equal(got[1], weights(plan, seen(attention), (1, 8, 8), CPU)[1])
         assert (assign(plan, got).owner != 0).all()
-        nobody = weights(plan, nothing_seen(2, CPU), (2, 8, 8), CPU)
+        nobody = weights(plan, nothing_seen(2, 2, CPU), (2, 8, 8), CPU)
         assert nobody.shape == (2, 2, 8, 8) and (assign(plan, nobody).owner == -1).all()
 
 
