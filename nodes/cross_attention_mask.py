@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 
 from ..asyndm_core.live import progress_palette
 from ..asyndm_core.pictures import COLOURS
-from ..asyndm_core.regions import MASK_MODES, UPDATES, Regions, Target, check_choice
+from ..asyndm_core.regions import MASK_MODES, MOST_FRAMES, UPDATES, Regions, Target, check_choice
 from ..asyndm_core.samplers import SAMPLERS
 from ..asyndm_core.words import WORD_LISTS, check_text, shortened
 from .comfy.browser import display_node
@@ -95,7 +95,10 @@ class CrossAttentionMask(io.ComfyNode):
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="A painted region, any size. Grey scales the strength: black 0, white full.",
+                    tooltip=(
+                        "A painted region, any size. Grey scales the strength: black 0, white full. For clips, one mask is for "
+                        "all frames, several are a mask for each frame."
+                    ),
                 ),
                 io.Combo.Input(
                     "mask_mode",
@@ -140,6 +143,31 @@ class CrossAttentionMask(io.ComfyNode):
                     ),
                     **ADVANCED,
                 ),
+                io.Int.Input(
+                    "hold",
+                    default=0,
+                    min=0,
+                    max=MOST_FRAMES,
+                    optional=True,
+                    tooltip=(
+                        "For clips: latent frames (4 to 8 of the clip, by the model) that a word's region stays before and "
+                        "after those where the word is seen. Hold for 1-3 where a thing flickers or is hidden for a moment; "
+                        "higher makes more of the clip wait. No effect on pictures."
+                    ),
+                    **ADVANCED,
+                ),
+                io.Int.Input(
+                    "fade",
+                    default=0,
+                    min=0,
+                    max=MOST_FRAMES,
+                    optional=True,
+                    tooltip=(
+                        "For clips: latent frames over which a word's region fades away before it comes and after it goes, "
+                        "beyond those of hold. 0 ends at once; good: 0-4. No effect on pictures."
+                    ),
+                    **ADVANCED,
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="conditioning"),
@@ -162,6 +190,8 @@ class CrossAttentionMask(io.ComfyNode):
         grow: int = 0,
         feather: float = 0.0,
         lost_targets: str = LOST_TARGETS[0],
+        hold: int = 0,
+        fade: int = 0,
     ) -> io.NodeOutput:
         """Encode (or annotate) the prompt and describe its regions."""
         if clip is None:
@@ -190,7 +220,7 @@ class CrossAttentionMask(io.ComfyNode):
             shown = _shown(words, lost, automatic=not targets.strip())
             if lost:
                 Notices(display_node(cls.hidden))(shown)
-        regions = Regions(words, threshold, update, mask, mask_mode, grow, feather)
+        regions = Regions(words, threshold, update, mask, mask_mode, grow, feather, hold, fade)
         picker = {"text": text, "targets": targets}
         return io.NodeOutput(conditioning, regions, ui={**ui.PreviewText(shown).as_dict(), "asyndm": [picker]})
 

@@ -44,7 +44,10 @@ class AsynDMKSampler(io.ComfyNode):
             ),
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="A UNet (SD1.x, SD2.x, SDXL), a diffusion transformer of images, or the AsynDM demo model."
+                    "model",
+                    tooltip=(
+                        "A UNet (SD1.x, SD2.x, SDXL), a diffusion transformer of images or video, or the AsynDM demo model."
+                    ),
                 ),
                 TimestepMapSocket.Input("timestep_map", tooltip="From Asynchronous Timestep Map."),
                 io.Int.Input(
@@ -122,7 +125,10 @@ class AsynDMKSampler(io.ComfyNode):
                 io.Latent.Output(display_name="latent"),
                 io.Mask.Output(
                     display_name="mask",
-                    tooltip="Where the model saw each target, mean over the run: one map per target, at latent size.",
+                    tooltip=(
+                        "Where the model saw each target, mean over the run: one map per target, at latent size. Of a clip, "
+                        "one per target and latent frame."
+                    ),
                 ),
                 io.Image.Output(display_name="timeline", tooltip="The run as a picture: regions and progress at some steps."),
             ],

@@ -15,7 +15,7 @@ SAVED = {
 SINCE = {
     "AsynDM_TimestepMap": {"region_denoise": 1, "background_denoise": 1, "known_pixels": "noised", "lead": 0.2},
     "AsynDM_Apply": {"preview": True},
-    "AsynDM_CrossAttentionMask": {"lost_targets": "stop"},
+    "AsynDM_CrossAttentionMask": {"lost_targets": "stop", "hold": 0, "fade": 0},
     "AsynDM_DemoModel": {"network": "unet"},
 }
 """Inputs that came later, and what they have to be in an older workflow: as if they were not there."""

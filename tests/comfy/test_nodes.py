@@ -34,6 +34,8 @@ PROMISE: dict[str, tuple[str, list[tuple[str, str, bool]], list[tuple[str, str]]
             ("grow", "INT", True),
             ("feather", "FLOAT", True),
             ("lost_targets", "COMBO", True),
+            ("hold", "INT", True),
+            ("fade", "INT", True),
         ],
         [("conditioning", "CONDITIONING"), ("regions", "ASYNDM_REGIONS")],
     ),
@@ -162,7 +164,7 @@ def test_what_the_frontend_gets(schemas: dict[str, io.Schema], node_id: str) -> 
     assert list(node.RETURN_TYPES) == [kind for _, kind in PROMISE[node_id][2]]
     assert list(node.RETURN_NAMES) == [name for name, _ in PROMISE[node_id][2]]
     advanced = {i for i in order if (info.get("optional", {}).get(i, (0, {}))[1] or {}).get("advanced")}
-    hidden = {"grow", "feather", "lost_targets", "eta", "preview"}
+    hidden = {"grow", "feather", "lost_targets", "hold", "fade", "eta", "preview"}
     hidden |= {"preset", "region_denoise", "background_denoise", "known_pixels", "lead"}
     assert advanced == hidden & set(order)
 

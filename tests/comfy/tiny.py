@@ -239,10 +239,10 @@ def plain_options(options: Any) -> Any:
 
 
 @contextmanager
-def untouched(patched: Any) -> Iterator[None]:
+def untouched(patched: Any, run: Callable[[Any], Tensor] = ksampler) -> Iterator[None]:
     """The stock picture, the modules and the options of a MODEL are after the block what they were before."""
     base, unet = patched.model, patched.model.diffusion_model
-    stock = ksampler(patched)
+    stock = run(patched)
     sampling, options, hooks = base.model_sampling, plain_options(patched.model_options), hooks_of(unet)
     modules = {name: (type(module), module.__dict__.get("forward")) for name, module in base.named_modules()}
     wrappers = copy.copy(patched.wrappers)
@@ -253,4 +253,4 @@ def untouched(patched: Any) -> Iterator[None]:
     assert plain_options(patched.model_options) == options
     assert patched.wrappers == wrappers
     assert not any(WRAPPER_KEY in keys for keys in patched.wrappers.values())
-    assert same(ksampler(patched), stock)
+    assert same(run(patched), stock)
