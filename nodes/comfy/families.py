@@ -105,6 +105,7 @@ def _of_double_blocks(network: nn.Module) -> Callable[[int], Columns]:
 
 TXT_MOD = (r"\.txt_mod$",)
 CHROMA = r"^distilled_guidance_layer$"
+PROMPT = (r"^prompt_adaln_single$",)
 OMNIGEN_REFERENCES = (r"ref_image_refiner\.\d+\.norm1$",)
 
 
@@ -197,6 +198,9 @@ FAMILIES: Mapping[str, Family] = {
     "joyimage.model.JoyImageTransformer3DModel": Family(
         "JoyImage", opens=_always, text=TXT_MOD, reading=Reading(("double_blocks",), MIDDLE, before_references)
     ),
+    "lightricks.model.LTXVModel": Family("LTX-Video", patch=1, frames=1, text=PROMPT),
+    "lightricks.av_model.LTXAVModel": Family("LTX-2", patch=1, frames=1, text=PROMPT),
+    "minimax.model.MiniMaxH3Model": Family("MiniMax H3", frames=1),
 }
 """By the class of the network, below comfy.ldm."""
 

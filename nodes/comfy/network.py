@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from comfy.cldm.cldm import ControlNet
@@ -10,8 +11,13 @@ from torch import Tensor, nn
 
 from ...asyndm_core.regions import SWITCH_OFF
 from .families import FAMILIES, Family, control_family_of, family_of, why_not
+from .lightricks import Lightricks
+from .minimax import MiniMax
 from .model import UNet, UnsupportedModelError, residual_blocks
 from .transformer import Transformer
+
+WAYS: Mapping[str, type[Transformer]] = {"LTX-Video": Lightricks, "LTX-2": Lightricks, "MiniMax H3": MiniMax}
+"""The families that are told a map in a way of their own."""
 
 
 def network_of(model: Any, latent: Tensor) -> UNet | Transformer:
@@ -36,7 +42,7 @@ def network_of(model: Any, latent: Tensor) -> UNet | Transformer:
             f"AsynDM does not support {name} on latents of shape {tuple(latent.shape)}: with it, it samples images, "
             "(batch, channels, height, width), or a single frame."
         )
-    return UNet(network) if family is None else Transformer(network, family, len(size_of(latent)))
+    return UNet(network) if family is None else WAYS.get(family.name, Transformer)(network, family, len(size_of(latent)))
 
 
 def control_network_of(control: Any, dims: int = 2) -> UNet | Transformer | None:

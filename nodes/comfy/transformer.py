@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import prod
 from typing import Any, NamedTuple
 
@@ -43,6 +43,10 @@ Chroma computes all its modulations from each timestep: 344 vectors of 5120 numb
 timesteps of a prompt and its negative that is 2.1 GB for each of some four tensors, where one more picture of 1024 x 1024 has
 0.2 GB in its largest. For 32 it is 0.1 GB.
 """
+
+
+MASK = "denoise_mask"
+"""What models are told a denoise mask by that multiply their timestep by it."""
 
 
 class _Modules(NamedTuple):
@@ -89,18 +93,20 @@ class Transformer:
         return TokenReader(self.family.reading, call, self._chosen[network])
 
     def told(
-        self, model: Any, latents: PixelTimesteps, index: Tensor, inputs: Inputs
+        self, model: Any, latents: PixelTimesteps, index: Tensor, inputs: Inputs, masked: bool = True
     ) -> AbstractContextManager[None]:  # fmt: skip
         """While it lasts, a model's network knows the noise level of every token.
 
-        inputs: what the model is called with. See ``holder_told`` for the rest.
+        inputs: what the model is called with. masked: whether a model that multiplies its timestep by the denoise mask is to
+        do so to the map's; False where the map says already how noisy known pixels are. See ``holder_told`` for the rest.
         """
-        return self.holder_told(model, "model_sampling", model.diffusion_model, latents, index, inputs)
+        return self.holder_told(model, "model_sampling", model.diffusion_model, latents, index, inputs, masked)
 
     @contextmanager
     def holder_told(
-        self, holder: Any, attribute: str, network: nn.Module, latents: PixelTimesteps, index: Tensor, inputs: Inputs
-    ) -> Iterator[None]:
+        self, holder: Any, attribute: str, network: nn.Module, latents: PixelTimesteps, index: Tensor, inputs: Inputs,
+        masked: bool = True,
+    ) -> Iterator[None]:  # fmt: skip
         """While it lasts, a network of this family knows the noise level of every token.
 
         holder.attribute: the ``model_sampling`` that prepares the network's input and timesteps. latents: the distinct sigmas
@@ -109,15 +115,29 @@ class Transformer:
         """
         sampling = getattr(holder, attribute)
         values = latents.values.to(index.device)
-        levels = levels_of(values, index).clamp(min=sampling.sigmas[0])
-        timesteps = sampling.timestep(levels.flatten()).view(levels.shape)
-        rows = TimestepRows.of(timesteps, self._layout(network, index, inputs))
-        setattr(holder, attribute, MapSampling(sampling, values[index], rows))
+        timesteps = sampling.timestep(values.clamp(min=self._least(sampling)))
+        told = self._told(network, timesteps, index, inputs, masked)
+        setattr(holder, attribute, MapSampling(sampling, values[index], told))
         try:
-            with hooked(self._hooks(network)):
+            meanwhile = self._meanwhile(holder, network, told, timesteps, index, inputs, masked)
+            with hooked(self._hooks(network)), meanwhile:
                 yield
         finally:
             setattr(holder, attribute, sampling)
+
+    def _least(self, sampling: Any) -> Any:
+        """The smallest noise level that a network can be told."""
+        return sampling.sigmas[0]
+
+    def _told(self, network: nn.Module, timesteps: Tensor, index: Tensor, inputs: Inputs, masked: bool) -> Tensor:
+        """What a network is given for its timestep. timesteps (n,): the distinct ones, of which index is the map."""
+        return TimestepRows.of(levels_of(timesteps, index), self._layout(network, index, inputs))
+
+    def _meanwhile(
+        self, holder: Any, network: nn.Module, told: Tensor, timesteps: Tensor, index: Tensor, inputs: Inputs, masked: bool
+    ) -> AbstractContextManager[None]:  # fmt: skip
+        """What else is another way while a network is told ``told``."""
+        return nullcontext()
 
     def _layout(self, network: nn.Module, index: Tensor, inputs: Mapping[str, Any]) -> Layout:
         family, batch = self.family, index.shape[0]
@@ -139,6 +159,14 @@ class Transformer:
             before, after = hooks
             yield module.register_forward_pre_hook(before)
             yield module.register_forward_hook(after)
+
+
+def multiplied(timesteps: Tensor, index: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """A map of timesteps times a denoise mask (B or 1, C, *size): the distinct products, of each timestep in turn, and their
+    map. The mask is the same in all channels."""
+    one = mask[:, 0].to(index.device).float().reshape(-1, *index.shape[1:])
+    levels, which = one.unique(return_inverse=True)
+    return (timesteps[:, None] * levels).flatten(), index * len(levels) + which
 
 
 def _hooked_modules(network: nn.Module, family: Family) -> _Modules:
