@@ -37,23 +37,25 @@ class Slice(NamedTuple):
 
 
 class Layout:
-    """Where the tokens of a picture lie in a network's tensors in one call, and which row each of them has.
+    """Where the tokens of a picture or clip lie in a network's tensors in one call, and which row each of them has.
 
     pixels: (B or 1, *size) long, the row of every latent pixel, the same within each patch; one map for all pictures of
-    the batch, or one for each. patch: its extent along each of the dimensions. batch: B, the pictures of the call.
-    opens: the stream of the picture opens every sequence that it is a part of; otherwise it closes them. tail: how many
-    tokens follow the picture's own in its stream (padding, reference pictures); they have the reference row, 0.
-    UnplacedError for a picture of so few tokens that they could be a table of parameters.
+    the batch, or one for each. size: (H, W), of clips (T, H, W). patch: its extent along each of the dimensions. batch: B,
+    the pictures of the call. opens: the stream of the picture opens every sequence that it is a part of; otherwise it closes
+    them. head, tail: how many tokens come before and after the picture's own in its stream (padding, reference pictures);
+    they have the reference row, 0. UnplacedError for a picture of so few tokens that they could be a table of parameters.
     """
 
     def __init__(
-        self, pixels: Tensor, patch: Sequence[int], batch: int, opens: bool = False, tail: int = 0
+        self, pixels: Tensor, patch: Sequence[int], batch: int, opens: bool = False, tail: int = 0, head: int = 0
     ) -> None:  # fmt: skip
-        self.pixels, self.patch, self.batch, self.opens, self.tail = pixels, tuple(patch), batch, opens, tail
+        self.pixels, self.patch, self.batch = pixels, tuple(patch), batch
+        self.opens, self.head, self.tail = opens, head, tail
         firsts = [slice(None), *(slice(None, None, extent) for extent in patch)]
         self.places = pixels[tuple(firsts)]
         self.grid = tuple(self.places.shape[1:])
         self.tokens = prod(self.grid)
+        self.frames = self.grid[0] if len(self.grid) > 2 else 1
         if self.tokens <= TABLE:
             raise UnplacedError(
                 f"The picture has {self.tokens} tokens ({' x '.join(map(str, self.grid))}): at least {TABLE + 1} are needed. "
@@ -67,11 +69,12 @@ class Layout:
             return self.places.flatten(1)
         if length == self.tail:
             return self.places.new_zeros(1, length)
-        before = 0 if self.opens else length - self.tokens - self.tail
+        before = self.head if self.opens else length - self.tokens - self.tail
         after = length - self.tokens - before
         if before < 0 or after < 0:
             raise UnplacedError(
-                f"A sequence of {length} tokens cannot hold the picture's {self.tokens} and the {self.tail} that follow."
+                f"A sequence of {length} tokens cannot hold the picture's {self.tokens}, the {self.head} before it and the "
+                f"{self.tail} that follow."
             )
         return torch.nn.functional.pad(self.places.flatten(1), (before, after))
 
@@ -85,6 +88,19 @@ class Layout:
         if key not in self._indices:
             self._indices[key] = self._index(extents, part, images)
         return self._indices[key]
+
+    def interleaved(self, images: int, frames: int, times: Any, length: Any) -> Tensor:
+        """Where to take the tokens of a sequence, so many of each frame, from rows that each have a timestep for every frame.
+
+        The index is flat (images x length), into rows that are listed row by row, picture by picture and frame by frame.
+        """
+        key = (frames, times, length, images)
+        if key not in self._indices:
+            row = self.sequence(length).expand(images, -1)
+            picture = torch.arange(images, device=row.device)[:, None]
+            frame = torch.arange(length, device=row.device) // times
+            self._indices[key] = ((row * images + picture) * frames + frame).flatten()
+        return self._indices[key]  # type: ignore[return-value]
 
     def _index(self, extents: tuple[int, ...], part: Slice | None, images: int) -> Tensor | None:
         index = self._rows(extents, part)
@@ -102,6 +118,8 @@ class Layout:
                 return self.sequence(part.whole)[:, part.start : part.start + extents[0]]
             if extents[0] >= self.tokens or extents[0] == self.tail > TABLE:
                 return self.sequence(extents[0])
+            if self.frames > 1 and extents[0] in (self.frames, self.pixels.shape[1]):
+                return None  # each frame is told a timestep of its own
         elif extents == self.grid:
             return self.places
         elif extents[1:] == self.grid:
@@ -275,6 +293,11 @@ def _gathered(
     if not spread or spread == [rank - 1]:
         return None
     extents = tuple(shape[d] for d in spread)
+    if layout.frames > 1 and prod(extents) * layout.frames == layout.tokens > TABLE * layout.frames:
+        own = tuple(size[: spread[0]])
+        if own in ((layout.batch, layout.frames), (layout.batch * layout.frames,)):  # each frame of each picture has its own
+            frames = data.reshape(data.shape[0], layout.batch, layout.frames, *size[spread[-1] + 1 :])
+            return _interleaved(frames, layout, layout.tokens // layout.frames, layout.tokens).view(*own, *extents, -1)
     kept = [d for d in range(rank) if d not in spread]
     batch = next((d for d in kept if size[d] == layout.batch), None) if layout.batch > 1 else None
     images = 1 if batch is None else layout.batch
@@ -292,6 +315,13 @@ def _gathered(
     picked = listed.index_select(0, index).view(*(size[d] for d in first), *extents, *(size[d] for d in rest))
     order = [*first, *spread, *rest]
     return picked.permute(*(order.index(d) for d in range(rank)))
+
+
+def _interleaved(data: Tensor, layout: Layout, times: Any, length: Any) -> Tensor:
+    """Rows (n, B, frames, *rest) of a timestep for each frame, to a sequence (B, length, *rest) of so many tokens for each."""
+    images, frames = data.shape[1:3]
+    index = layout.interleaved(images, frames, times, length)
+    return data.flatten(0, 2).index_select(0, index).view(images, length, *data.shape[3:])
 
 
 def _plain(func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -464,6 +494,18 @@ def _repeated(func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> An
     return _wrapped(_aligned(args[0], len(size)).repeat(1, *size), args[0])
 
 
+def _interleaving(func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """repeat_interleave: of a timestep for each frame, each token of a frame gets its own."""
+    rows, times = args[0], args[1] if len(args) > 1 else kwargs["repeats"]
+    dim = kwargs.get("dim", args[2] if len(args) > 2 else None)
+    data, layout = rows.every, rows.places
+    if dim == 1 and data.ndim > 3 and isinstance(times, (int, torch.SymInt)) and times * data.shape[2] >= layout.tokens:
+        if data.shape[1] != layout.batch:
+            raise UnplacedError(f"Timesteps of shape {tuple(data.shape[1:])} are none of {layout.batch} pictures.")
+        return _interleaved(data, layout, times, times * data.shape[2])
+    return _others(func, args, kwargs)
+
+
 def _unflattened(func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """unflatten."""
     rows = args[0]
@@ -580,6 +622,7 @@ BY_NAME: dict[str, Rule] = {
         _outer: "outer ger",
         _unflattened: "unflatten",
         _repeated: "repeat",
+        _interleaving: "repeat_interleave",
         _expanded: "expand expand_as",
         _item: "__getitem__",
         _assignment: "__setitem__",

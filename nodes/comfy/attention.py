@@ -26,14 +26,16 @@ OVERRIDE = "optimized_attention_override"
 class Call(NamedTuple):
     """One call of a network, as far as it decides where the words are.
 
-    grid (h, w), or (t, h, w) of a clip: the picture's tokens; tail: how many follow them in their stream. opens: whether that
-    stream opens the sequences that it is a part of. text: rows of the conditioning as the network gets it, and rows as it was
-    encoded, or more: where it has further ones, they are numbered on from those. inputs: what else the network is given.
+    grid (h, w), of clips (t, h, w): the picture's tokens; head, tail: how many come before and after them in their stream.
+    opens: whether that stream opens the sequences that it is a part of. text: rows of the conditioning as the network gets
+    it, and rows as it was encoded, or more: where it has further ones, they are numbered on from those. inputs: what else
+    the network is given.
     """
 
     network: nn.Module
     grid: tuple[int, ...]
     patch: tuple[int, ...]
+    head: int
     tail: int
     opens: bool
     text: int
@@ -56,12 +58,14 @@ class Span(NamedTuple):
 
 class Place(NamedTuple):
     """Where words and picture are in the calls that are read. again: how many calls have these lengths for each that is
-    read, which is the last of them; before: and how many come before all of them."""
+    read, which is the last of them; before: and how many come before all of them. between: the numbers of those among the
+    rest that are of other blocks."""
 
     sequences: Sequences
     text: tuple[Span, ...]
     again: int = 1
     before: int = 0
+    between: frozenset[int] = frozenset()
 
 
 class Reading(NamedTuple):
@@ -110,13 +114,26 @@ def joint(call: Call, start: int = 0, between: int = 0, behind: int = 0, lead: i
 
 def across(call: Call) -> Place:
     """The picture attends to the text in an attention of its own, after one to itself."""
-    again = 2 if call.picture == call.text else 1
-    return Place(Sequences(call.picture, call.text, 0, call.grid), (Span(0, 0, call.text),), again)
+    queries = call.head + call.picture + call.tail
+    again = 2 if queries == call.text else 1
+    return Place(Sequences(queries, call.text, call.head, call.grid), (Span(0, 0, call.text),), again)
 
 
 def across_alone(call: Call) -> Place:
     """The same, where that attention alone is told of."""
     return across(call)._replace(again=1)
+
+
+def across_beside_vace(call: Call) -> Place:
+    """Wan VACE: after some of the blocks come blocks of each control video, which attend to the same text."""
+    place, network = across(call), call.network
+    of_controls, calls = [], 0
+    for block in range(len(network.blocks)):
+        calls += place.again
+        more = place.again * call.inputs["vace_context"].shape[1] if block in network.vace_layers_mapping else 0
+        of_controls.extend(range(calls, calls + more))
+        calls += more
+    return place._replace(between=frozenset(of_controls))
 
 
 def across_two_texts(call: Call) -> Place:
@@ -285,15 +302,17 @@ class _Override:
 
     def __init__(self, parts: Sequence[Part], place: Place, chosen: frozenset[int], earlier: Callable | None) -> None:
         self._parts, self._place, self._chosen, self._earlier = parts, place, chosen, earlier
-        self._calls = -place.before
+        self._calls, self._passed = -place.before, 0
 
     def __call__(self, attention: Callable, *args: Any, **kwargs: Any) -> Tensor:
         query, key = args[:2]
         tokens = -2 if kwargs.get("skip_reshape") else 1
         sequences = self._place.sequences
         if (query.shape[tokens], key.shape[tokens]) == (sequences.queries, sequences.keys):
-            block, call = divmod(self._calls, self._place.again)
-            if call == self._place.again - 1 and block in self._chosen:
+            block, call = divmod(self._calls - self._passed, self._place.again)
+            if self._calls in self._place.between:
+                self._passed += 1
+            elif call == self._place.again - 1 and block in self._chosen:
                 self._read(query, key, *args[3:5], **kwargs)
             self._calls += 1
         if self._earlier is None:

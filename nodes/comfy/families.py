@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
+from math import prod
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -18,6 +19,7 @@ from .attention import (
     across,
     across_after_text,
     across_alone,
+    across_beside_vace,
     across_two_texts,
     before_references,
     behind_registers,
@@ -29,6 +31,7 @@ from .attention import (
     of_two_encoders,
     padded_before,
     reference_tokens,
+    tokens_of,
     up_to_most,
     with_glyphs,
 )
@@ -46,9 +49,9 @@ class Family(NamedTuple):
     opens: whether the picture's stream opens every sequence that it is a part of (otherwise it closes them).
     text: patterns of the names of modules that modulate text alone. columns: patterns of the names of modules that modulate
     both, with the entries of their output that are text's: network -> (entries -> Columns). large: patterns of the names of
-    modules that hold so much for each timestep that they are given a few at a time. tail: tokens that follow the
-    picture's own in its stream: (network, inputs, patch, tokens) -> how many. beside: the input that is joined to the
-    latents along the width. reading: how words are read; None: they can't be.
+    modules that hold so much for each timestep that they are given a few at a time. head, tail: tokens that come before and
+    after the picture's own in its stream: (network, inputs, patch) and (network, inputs, patch, tokens) -> how many. beside:
+    the input that is joined to the latents along the width. reading: how words are read; None: they can't be.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Family(NamedTuple):
     text: tuple[str, ...] = ()
     columns: tuple[tuple[str, Callable[[nn.Module], Callable[[int], Columns]]], ...] = ()
     large: tuple[str, ...] = ()
+    head: Callable[[nn.Module, Inputs, tuple[int, ...]], int] = lambda network, inputs, patch: 0
     tail: Callable[[nn.Module, Inputs, tuple[int, ...], int], int] = lambda network, inputs, patch, tokens: 0
     beside: str | None = None
     reading: Reading | None = None
@@ -81,6 +85,30 @@ def _references(network: nn.Module, inputs: Inputs, patch: tuple[int, ...], toke
 def _padding(network: nn.Module, inputs: Inputs, patch: tuple[int, ...], tokens: int) -> int:
     """The tokens that fill a picture up to the multiple that the network wants."""
     return -tokens % multiple_of(network)
+
+
+def _wan_reference(network: nn.Module, inputs: Inputs, patch: tuple[int, ...]) -> int:
+    """The tokens of the picture (B, C, H, W) that some of Wan's Fun models refer to."""
+    given = inputs.get("reference_latent")
+    return 0 if given is None or network.ref_conv is None else prod(given.shape[-2:]) // prod(patch[-2:])
+
+
+def _scail_references(network: nn.Module, inputs: Inputs, patch: tuple[int, ...]) -> int:
+    """The tokens of the frames that SCAIL puts before a clip."""
+    given = inputs.get("reference_latent")
+    return 0 if given is None else tokens_of(given, patch)
+
+
+def _wan_further(network: nn.Module, inputs: Inputs, patch: tuple[int, ...], tokens: int) -> int:
+    """The tokens that Wan's networks put behind a clip: frames of Phantom and Bernini, a pose, references, S2V's motion."""
+    behind = [inputs.get(name) for name in ("time_dim_concat", "pose_latents")] + list(inputs.get("context_latents") or ())
+    if _key(network) in ("wan.model.HumoWanModel", "wan.model.WanModel_S2V"):
+        behind.append(inputs.get("reference_latent"))
+    count = sum(tokens_of(latents, patch) for latents in behind if latents is not None)
+    if inputs.get("reference_motion") is not None:
+        height, width = inputs["reference_motion"].shape[-2:]
+        count += sum(frames * (height // each) * (width // each) for frames, each in ((1, 2), (1, 4), (4, 8)))
+    return count
 
 
 def _always(network: nn.Module) -> bool:
@@ -122,6 +150,8 @@ LUMINA_READING = Reading(("layers",), evenly(0.5, 0.65, 4), in_multiples)
 CROSSED = evenly(0.125, 0.65, 8)
 """Where pictures cross to text in an attention of its own."""
 COSMOS_READING = Reading(("blocks",), CROSSED, across)
+
+WAN: Mapping[str, Any] = {"frames": "patch_size", "opens": _always, "reading": Reading(("blocks",), CROSSED, across)}
 
 FAMILIES: Mapping[str, Family] = {
     "lumina.model.NextDiT": Family("Z-Image, Lumina2, NewBie", tail=_padding, reading=LUMINA_READING),
@@ -201,6 +231,14 @@ FAMILIES: Mapping[str, Family] = {
     "lightricks.model.LTXVModel": Family("LTX-Video", patch=1, frames=1, text=PROMPT),
     "lightricks.av_model.LTXAVModel": Family("LTX-2", patch=1, frames=1, text=PROMPT),
     "minimax.model.MiniMaxH3Model": Family("MiniMax H3", frames=1),
+    "wan.model.WanModel": Family("Wan 2.1 and 2.2", head=_wan_reference, tail=_wan_further, **WAN),
+    "wan.model.VaceWanModel": Family("Wan VACE", **{**WAN, "reading": Reading(("blocks",), CROSSED, across_beside_vace)}),
+    "wan.model.CameraWanModel": Family("Wan Camera", tail=_wan_further, **WAN),
+    "wan.model_animate.AnimateWanModel": Family("Wan Animate", head=_wan_reference, tail=_wan_further, **WAN),
+    "wan.model.HumoWanModel": Family("Wan HuMo", tail=_wan_further, **WAN),
+    "wan.model.WanModel_S2V": Family("Wan S2V", tail=_wan_further, **WAN),
+    "wan.model.SCAILWanModel": Family("Wan SCAIL", head=_scail_references, tail=_wan_further, **WAN),
+    "wan.model.SCAIL2WanModel": Family("Wan SCAIL-2", head=_scail_references, tail=_wan_further, **WAN),
 }
 """By the class of the network, below comfy.ldm."""
 

@@ -32,7 +32,7 @@ from ...asyndm_core.timestep_rows import (
     unfolded,
     with_columns,
 )
-from .attention import Call, TokenReader, tokens_of
+from .attention import Call, TokenReader
 from .families import Family, Inputs
 from .model import MapSampling, UnsupportedModelError
 
@@ -87,9 +87,9 @@ class Transformer:
 
     def reader(self, network: nn.Module, x: Tensor, text: int, inputs: Mapping[str, Any]) -> TokenReader:
         """What reads the words in a call on latents x, with a conditioning of ``text`` rows and these other inputs."""
-        grid = TokenGrid(tuple(x.shape[-len(self.patch) :]), self.patch).shape
-        tail = self.family.tail(network, inputs, self.patch, prod(grid))
-        call = Call(network, grid, self.patch, tail, self._opens, text, text, inputs)
+        grid = self._grid(x)
+        around = self._around(network, inputs, grid)
+        call = Call(network, grid, self.patch, *around, self._opens, text, text, inputs)
         return TokenReader(self.family.reading, call, self._chosen[network])
 
     def told(
@@ -139,13 +139,22 @@ class Transformer:
         """What else is another way while a network is told ``told``."""
         return nullcontext()
 
-    def _layout(self, network: nn.Module, index: Tensor, inputs: Mapping[str, Any]) -> Layout:
+    def _layout(self, network: nn.Module, index: Tensor, inputs: Inputs) -> Layout:
         family, batch = self.family, index.shape[0]
         pixels = index + 1  # row 0 is the reference
         if family.beside is not None and family.beside in inputs:
             pixels = F.pad(pixels, (0, inputs[family.beside].shape[-1]))
-        tail = family.tail(network, inputs, self.patch, tokens_of(pixels[:, None], self.patch))
-        return Layout(pixels, self.patch, batch, self._opens, tail)
+        head, tail = self._around(network, inputs, self._grid(pixels))
+        return Layout(pixels, self.patch, batch, self._opens, tail, head)
+
+    def _grid(self, latents: Tensor) -> tuple[int, ...]:
+        """How many tokens latents or maps (..., *size) have along every dimension."""
+        return TokenGrid(tuple(latents.shape[-len(self.patch) :]), self.patch).shape
+
+    def _around(self, network: nn.Module, inputs: Inputs, grid: tuple[int, ...]) -> tuple[int, int]:
+        """How many tokens come before and after the picture's own in its stream."""
+        family = self.family
+        return family.head(network, inputs, self.patch), family.tail(network, inputs, self.patch, prod(grid))
 
     def _hooks(self, network: nn.Module) -> Iterator[RemovableHandle]:
         if network not in self._modules:

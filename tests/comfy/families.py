@@ -20,14 +20,15 @@ TOKENS, TEXT = 19, 40
 class Tiny(NamedTuple):
     """A model of a family: the class of comfy.supported_models, its network, and latents (channels, height, width).
 
-    framed: ComfyUI's latents of it have a dimension of frames. more: what its conditioning has besides the text.
-    width: the channels of the text. whole: tested only when all is.
+    framed: ComfyUI's latents of it have a dimension of frames; frames: how many. more: what its conditioning has besides the
+    text. width: the channels of the text. whole: tested only when all is.
     """
 
     kind: str
     network: Mapping[str, Any]
     latents: tuple[int, int, int] = (16, 12, 16)
     framed: bool = False
+    frames: int = 1
     more: Callable[[], dict[str, Any]] = dict
     width: int = TEXT
     tokens: int = TOKENS
@@ -133,6 +134,11 @@ HUNYUAN_IMAGE = {
     "theta": 256, "patch_size": [1, 1], "qkv_bias": True, "guidance_embed": True, "byt5": False, "meanflow": False,
     "use_cond_type_embedding": False, "vision_in_dim": None, "meanflow_sum": False,
 }  # fmt: skip
+WAN = {
+    "image_model": "wan2.1", "model_type": "t2v", "dim": 96, "out_dim": 16, "num_heads": 2, "ffn_dim": 128, "num_layers": 2,
+    "patch_size": (1, 2, 2), "freq_dim": 32, "window_size": (-1, -1), "qk_norm": True, "cross_attn_norm": True, "eps": 1e-6,
+    "in_dim": 16, "text_dim": TEXT,
+}  # fmt: skip
 KANDINSKY = {
     "image_model": "kandinsky5", "model_dim": 96, "ff_dim": 128, "in_text_dim": TEXT, "in_text_dim2": 24, "time_dim": 32,
     "num_text_blocks": 2, "num_visual_blocks": 2, "axes_dims": (8, 12, 12), "in_visual_dim": 16, "out_visual_dim": 16,
@@ -227,6 +233,7 @@ FAMILIES: dict[str, Tiny] = {
         "num_attention_heads": 2, "enc_hidden_dim": 20, "axes_dims_rope": (8, 12, 12), "multi_layer_encoder_feature": True,
         "selected_layer_index": (0, 1),
     }, (128, 12, 16)),
+    "Wan 2.1 and 2.2, a single frame": Tiny("WAN21_T2V", WAN, framed=True),
     "JoyImage": Tiny("JoyImage", {
         "image_model": "joyimage", "in_channels": 16, "hidden_size": 64, "num_attention_heads": 2, "text_dim": TEXT,
         "num_layers": 2, "rope_dim_list": [8, 12, 12], "patch_size": [1, 2, 2],
@@ -234,8 +241,71 @@ FAMILIES: dict[str, Tiny] = {
 }  # fmt: skip
 """What docs/compatibility.md names."""
 
+WAN_22 = {**WAN, "in_dim": 48, "out_dim": 48}
+FRAMES = 3
+
+
+class Vision(NamedTuple):
+    """What ComfyUI has of a picture that CLIP has seen."""
+
+    penultimate_hidden_states: Tensor
+    last_hidden_state: Tensor
+
+
+def vision(**more: Any) -> Callable[[], dict[str, Any]]:
+    """Conditioning with a picture that CLIP has seen."""
+    seen = Vision(random(1, 257, 1280, seed=4), random(1, 729, 1152, seed=4))
+    return lambda: {"clip_vision_output": seen, **more}
+
+
+def clip(kind: str, network: Mapping[str, Any], channels: int = 16, **more: Any) -> Tiny:
+    """A model of clips; three frames, if not said otherwise."""
+    return Tiny(kind, network, (channels, 12, 16), framed=True, **{"frames": FRAMES, **more})
+
+
+def frame(*shape: int) -> Tensor:
+    return random(1, *shape, seed=3)
+
+
+CLIPS: dict[str, Tiny] = {
+    "Wan 2.1 and 2.2 T2V": clip("WAN21_T2V", WAN, whole=False),
+    "Wan 2.1 and 2.2 I2V": clip(
+        "WAN21_I2V", {**WAN, "model_type": "i2v", "in_dim": 36}, more=vision(concat_latent_image=frame(16, FRAMES, 12, 16))
+    ),
+    "Wan Fun with a reference": clip(
+        "WAN21_FunControl2V", {**WAN, "in_dim": 32, "in_dim_ref_conv": 16}, more=references((1, 16, 1, 12, 16))
+    ),
+    "Wan Phantom": clip("WAN21_T2V", WAN, more=lambda: {"time_dim_concat": frame(16, 2, 12, 16)}),
+    "Wan Bernini": clip("WAN21_T2V", WAN, more=lambda: {"context_latents": [frame(16, 1, 10, 14)]}),
+    "Wan 2.2 5B": clip("WAN22_T2V", WAN_22, 48),
+    "Wan VACE": clip("WAN21_Vace", {**WAN, "model_type": "vace", "vace_layers": 2, "vace_in_dim": 96}),
+    "Wan Camera": clip("WAN21_Camera", {**WAN, "model_type": "camera", "in_dim": 32}, more=vision()),
+    "Wan Animate": clip(
+        "WAN22_Animate", {**WAN, "model_type": "animate", "in_dim": 36, "num_layers": 5},
+        more=vision(pose_video_latent=frame(16, FRAMES - 1, 12, 16)),
+    ),
+    "Wan HuMo": clip("WAN21_HuMo", {**WAN, "model_type": "humo"}, more=references((1, 16, 1, 12, 16))),
+    "Wan S2V": clip(
+        "WAN22_S2V", {**WAN, "model_type": "s2v", "audio_inject_layers": [0, 1], "audio_dim": 32},
+        more=references((1, 16, 1, 12, 16)),
+    ),
+    "Wan SCAIL": clip(
+        "WAN21_SCAIL", {**WAN, "model_type": "scail", "in_dim": 20},
+        more=vision(reference_latents=[frame(16, 1, 12, 16)], pose_video_latent=frame(16, FRAMES, 6, 8)),
+    ),
+    "Wan SCAIL-2": clip(
+        "WAN21_SCAIL2", {**WAN, "model_type": "scail2", "in_dim": 20},
+        more=vision(
+            reference_latents=[frame(16, 1, 12, 16)], pose_video_latent=frame(16, FRAMES, 6, 8),
+            driving_mask_28ch=frame(FRAMES, 28, 6, 8), ref_mask_28ch=frame(FRAMES + 1, 28, 12, 16),
+        ),
+    ),
+}  # fmt: skip
+"""Of these too; their latents are clips."""
+
 MODELS: dict[str, Tiny] = {
     **FAMILIES,
+    **CLIPS,
     "Anima with T5's tokens": Tiny(
         "Anima", {**COSMOS, "image_model": "anima", "crossattn_emb_channels": 1024}, framed=True, width=1024,
         more=lambda: {"t5xxl_ids": torch.arange(5, 22, dtype=torch.int), "t5xxl_weights": torch.ones(17)},
@@ -252,7 +322,7 @@ LACKS: Mapping[str, frozenset[str]] = {
     "0.33.0": frozenset(),
     "0.8.0": frozenset({
         "Z-Image pixel", "LongCat-Image", "Krea 2", "Krea 2 with references", "Anima", "Mage-Flow", "Mage-Flow with references",
-        "Boogu", "ERNIE-Image", "PixelDiT", "Ideogram 4", "Lens", "JoyImage",
+        "Boogu", "ERNIE-Image", "PixelDiT", "Ideogram 4", "Lens", "JoyImage", "Wan SCAIL", "Wan SCAIL-2",
     }),
 }  # fmt: skip
 """The versions of ComfyUI that are tested, and the families that each has not."""
@@ -311,8 +381,9 @@ def prompt(name: str, seed: int = 5) -> list:
     return [[random(1, tiny.tokens, tiny.width, seed=seed), tiny.more()]]
 
 
-def empty(name: str, batch: int = 1, size: tuple[int, int] | None = None) -> dict[str, Any]:
-    """A LATENT for a family."""
-    channels, *own = MODELS[name].latents
-    height, width = size or own
-    return {"samples": torch.zeros(batch, channels, *([1] if MODELS[name].framed else []), height, width)}
+def empty(name: str, batch: int = 1, size: tuple[int, ...] | None = None) -> dict[str, Any]:
+    """A LATENT for a family. size: (height, width), of clips with their frames before it if those are others."""
+    tiny = MODELS[name]
+    channels, *own = tiny.latents
+    *frames, height, width = size or own
+    return {"samples": torch.zeros(batch, channels, *(frames or [tiny.frames] if tiny.framed else []), height, width)}

@@ -29,7 +29,7 @@ from asyndm_pack.nodes.comfy.conditioning import ANNOTATION, Annotation
 from asyndm_pack.nodes.comfy.families import family_of
 from asyndm_pack.nodes.comfy.model import UnsupportedModelError
 from asyndm_pack.nodes.comfy.network import network_of
-from families import FAMILIES, LACKS, MODELS, NOT_ODD, empty, make_transformer, prompt, random, transformer
+from families import CLIPS, FAMILIES, LACKS, MODELS, NOT_ODD, empty, make_transformer, prompt, random, transformer
 from tiny import asyn, difference, hooks_of, ksampler, node, painted, plain, same, second_lags
 from torch import Tensor, nn
 
@@ -126,7 +126,7 @@ def exchanged(network: nn.Module, call: Call) -> Tensor:
             if shape[1] < tokens or shape[1] in texts or of_references:
                 return torch.cat([apart[0]] * copies)
             return chosen(apart, places.sequence(shape[1]))
-        if value.ndim == 5 and shape[1] == 1 and tuple(shape[2:4]) == places.grid:
+        if value.ndim == 5 and tuple(shape[1:4]) in (places.grid, (1, *places.grid)):
             return chosen(apart.flatten(2, 4), own).view(shape)
         return value
 
@@ -139,7 +139,7 @@ def exchanged(network: nn.Module, call: Call) -> Tensor:
     options = {key: value for key, value in call.kwargs["transformer_options"].items() if key in KEPT}
     kwargs = {key: copied(value) for key, value in call.kwargs.items()} | {"transformer_options": options}
     try:
-        output = network(copied(call.args[0]), timesteps.flatten(), *map(copied, call.args[2:]), **kwargs)
+        output = network(copied(call.args[0]), timesteps.flatten(0, 1), *map(copied, call.args[2:]), **kwargs)
     finally:
         for handle in handles:
             handle.remove()
@@ -148,7 +148,7 @@ def exchanged(network: nn.Module, call: Call) -> Tensor:
     apart = output.view(copies, batch, *output.shape[1:])
     answer = torch.zeros_like(apart[0])
     for copy in range(copies):
-        here = (rows == copy).view(batch, *[1] * (output.ndim - 3), *rows.shape[1:])
+        here = (rows == copy).view(batch, *[1] * (output.ndim - rows.ndim), *rows.shape[1:])
         answer = torch.where(here, apart[copy], answer)
     return answer
 
@@ -159,13 +159,14 @@ KEPT = ("sample_sigmas", "sigmas", "prefetch_dynamic_vbars", "rope_options", "op
 @pytest.mark.skipif(VERSION not in LACKS, reason="it is not known what this ComfyUI has")
 def test_the_families_that_this_comfyui_has() -> None:
     """As docs/compatibility.md says it."""
-    assert {name for name in FAMILIES if not hasattr(comfy.supported_models, FAMILIES[name].kind)} == LACKS[VERSION]
+    every = {**FAMILIES, **CLIPS}
+    assert {name for name in every if not hasattr(comfy.supported_models, every[name].kind)} == LACKS[VERSION]
 
 
 @pytest.mark.whole
 def test_every_row_has_a_tiny_model() -> None:
     """Every kind of network that is said to work is tested."""
-    tiny = [name for name in FAMILIES if hasattr(comfy.supported_models, FAMILIES[name].kind)]
+    tiny = [name for name in (*FAMILIES, *CLIPS) if hasattr(comfy.supported_models, MODELS[name].kind)]
     rows = {id(family_of(transformer(name).model.diffusion_model)) for name in tiny}
     assert id(None) not in rows
     if not LACKS.get(VERSION, FAMILIES):
