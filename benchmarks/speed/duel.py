@@ -191,7 +191,7 @@ class Bench:
 
         with torch.inference_mode():
             channels = self.models[arm].model.latent_format.latent_channels
-            frames, side = [1] if self.framed else [], self.row.pixels // 8
+            frames, side = [self.row.frames] if self.framed else [], self.row.pixels // 8
             latent = torch.zeros(self.row.batch, channels, *frames, side, side)
             return comfy.sample.sample(
                 self.models[arm], comfy.sample.prepare_noise(latent, 3), steps, 7.0 if self.row.cfg else 1.0, "euler", "normal",

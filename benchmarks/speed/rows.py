@@ -8,7 +8,11 @@ from typing import Any, NamedTuple
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. ``distinct``: timesteps of the map in every step. ``full``: only measured with --full."""
+    """One line of the table.
+
+    ``frames``: of the latents, where they have any. ``distinct``: timesteps of the map in every step. ``full``: only measured
+    with --full.
+    """
 
     model: str = "SD1.5 narrow"
     pixels: int = 512
@@ -18,13 +22,15 @@ class Row:
     capture: str = "every step"
     preview: bool = False
     full: bool = False
+    frames: int = 1
 
     @property
     def name(self) -> str:
         """The row in words."""
         guidance, view = "CFG" if self.cfg else "no CFG", ", live view" if self.preview else ""
+        clip = f" x {self.frames} latent frames" if self.frames > 1 else ""
         return (
-            f"{self.model}, {self.pixels} px, batch {self.batch}, {guidance}, {self.distinct} distinct, "
+            f"{self.model}, {self.pixels} px{clip}, batch {self.batch}, {guidance}, {self.distinct} distinct, "
             f"capture {self.capture}{view}"
         )
 
@@ -112,10 +118,19 @@ QWEN: dict[str, Any] = {
     "image_model": "qwen_image", "in_channels": 64, "num_layers": 60, "attention_head_dim": 128, "num_attention_heads": 24,
     "joint_attention_dim": 3584, "axes_dims_rope": (16, 56, 56),
 }  # fmt: skip
+WAN: dict[str, Any] = {
+    "image_model": "wan2.1", "model_type": "t2v", "dim": 1536, "out_dim": 16, "num_heads": 12, "ffn_dim": 8960,
+    "num_layers": 30, "patch_size": (1, 2, 2), "freq_dim": 256, "window_size": (-1, -1), "qk_norm": True,
+    "cross_attn_norm": True, "eps": 1e-6, "in_dim": 16, "text_dim": 4096,
+}  # fmt: skip
 TRANSFORMERS: dict[str, Transformer] = {
     "Flux.1": Transformer("Flux", FLUX, 512, 4096, 768),
     "Z-Image": Transformer("ZImage", Z_IMAGE, 96, 2560),
     "Qwen-Image": Transformer("QwenImage", QWEN, 96, 3584, framed=True),
+    "Wan 2.1 1.3B": Transformer("WAN21_T2V", WAN, 512, 4096, framed=True),
+    "Wan 2.1 1.3B tiny": Transformer(
+        "WAN21_T2V", {**WAN, "dim": 96, "num_heads": 2, "ffn_dim": 128, "num_layers": 1}, 512, 4096, framed=True
+    ),
     "Flux.1 tiny": Transformer(
         "Flux", {**FLUX, "hidden_size": 64, "num_heads": 2, "depth": 1, "depth_single_blocks": 1, "axes_dim": [8, 12, 12]},
         512, 4096, 768,
@@ -179,11 +194,16 @@ ROWS: tuple[Row, ...] = (
 )
 
 XL_GPU, SD_GPU = Row("SDXL", 1024, distinct=300), Row("SD1.5", batch=2, distinct=300)
+TRANSFORMER_GPU: tuple[Row, ...] = (
+    Row("Flux.1", 1024, cfg=False),
+    Row("Z-Image", 1024, cfg=False),
+    Row("Qwen-Image", 1024),
+    Row("Wan 2.1 1.3B", 640, cfg=False, frames=21),
+)
 GPU_ROWS: tuple[Row, ...] = (
     *(
-        Row(model, 1024, cfg=model.startswith("Qwen"), distinct=distinct, capture=capture)
-        for model in TRANSFORMERS
-        if not is_tiny(model)
+        replace(row, distinct=distinct, capture=capture)
+        for row in TRANSFORMER_GPU
         for distinct, capture in ((20, "every step"), (20, "off"), (300, "every step"))
     ),
     *(
@@ -200,4 +220,4 @@ GPU_ROWS: tuple[Row, ...] = (
 
 def rehearsed(row: Row) -> Row:
     """The row with a model and a picture that a CPU computes at once."""
-    return replace(row, model=f"{row.model} tiny", pixels=128, distinct=min(row.distinct, 20))
+    return replace(row, model=f"{row.model} tiny", pixels=128, distinct=min(row.distinct, 20), frames=min(row.frames, 2))
