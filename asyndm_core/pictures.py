@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .clock import Clock, NoiseGrid, paper_clock, table_clock
-from .record import Frame, chosen_steps
+from .record import SHOWN, Frame, shown_frames
 from .regions import Region
 
 PAPER = (0.98, 0.98, 0.97)
@@ -64,18 +64,13 @@ def resize_image(image: Tensor, height: int, width: int, smooth: bool = True) ->
     return resize(image.movedim(-1, 0), height, width, smooth).movedim(0, -1).clamp(0, 1)
 
 
-FRAMES = 4
-"""How many frames of a clip are shown, at most: evenly spread, the first and the last among them."""
-
-
 def shown(maps: Tensor, dims: int) -> Tensor:
     """Maps of clips (..., T, h, w), ``dims`` 3, as one of a picture, (..., H, W): some frames, row by row. Maps of pictures,
     ``dims`` 2, as they are."""
     if dims == 2:
         return maps
-    count = maps.shape[-3]
-    frames = [maps.select(-3, frame) for frame in chosen_steps(count, FRAMES)]
-    across = 2 if len(frames) == FRAMES else len(frames)
+    frames = shown_frames(maps, dims).unbind(-3)
+    across = 2 if len(frames) == SHOWN else len(frames)
     rows = [torch.cat(frames[first : first + across], dim=-1) for first in range(0, len(frames), across)]
     return torch.cat(rows, dim=-2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from .run import Snapshot
 
 
 class Frame(NamedTuple):
-    """One step that was kept, on the CPU: progress and owner (B, *size), see ``run.Snapshot``.
+    """One step that was kept, on the CPU: progress and owner (B, *size), see ``run.Snapshot``. Of clips, ``shown_frames``.
 
     denoised (B, C, *size): the latents as the model saw them finished, or None where previews were not asked for.
     """
@@ -40,6 +41,17 @@ def stretched(maps: Tensor) -> Tensor:
     return torch.where(spread > 1e-6 * high.abs(), (maps - low) / spread.clamp(min=1e-12), 0.0)
 
 
+SHOWN = 4
+"""How many frames of a clip are shown, at most: evenly spread, the first and the last among them."""
+
+
+def shown_frames(maps: Tensor, dims: int) -> Tensor:
+    """Some of the frames of clips' maps (..., T, h, w), ``dims`` 3; maps of pictures, ``dims`` 2, as they are."""
+    if dims == 2:
+        return maps
+    return torch.stack([maps.select(-3, frame) for frame in chosen_steps(maps.shape[-3], SHOWN)], dim=-3)
+
+
 class RunRecord:
     """Give it to ``run.sample`` as ``on_step``: it holds a few maps, however long the run is.
 
@@ -60,8 +72,9 @@ class RunRecord:
         if snapshot.attention is not None:
             self._attention.add(snapshot.attention)
         if snapshot.step in self._chosen:
-            denoised = snapshot.denoised if self._previews else None
-            self._frames.append(Frame(snapshot.step, snapshot.progress, snapshot.owner, denoised))
+            some = partial(shown_frames, dims=snapshot.owner.ndim - 1)
+            denoised = some(snapshot.denoised) if self._previews else None
+            self._frames.append(Frame(snapshot.step, some(snapshot.progress), some(snapshot.owner), denoised))
 
     def frames(self) -> list[Frame]:
         """The frames that were kept, in order, on the CPU. Waits for the device: call it when the run is over."""

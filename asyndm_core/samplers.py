@@ -466,6 +466,21 @@ ER_POINTS = 200
 """In how many points ER-SDE's integrals are summed, as in the authors' code and ComfyUI's."""
 
 
+AT_ONCE = 2**16
+"""For how many pixels they are summed at once: a clip has millions, and each of its points is a number of its own."""
+
+
+def _er_sums(before: Tensor, after: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of 1 / er_share and of (lambda - before) / er_share over ER_POINTS lambdas from ``after`` on, ``width`` apart."""
+    sums = []
+    for start, end, apart in zip(*(each.flatten()[:, None].split(AT_ONCE) for each in (before, after, width)), strict=True):
+        points = end + torch.arange(ER_POINTS, dtype=after.dtype, device=after.device) * apart
+        share = er_share(points)
+        sums.append(torch.stack([(1 / share).sum(-1), ((points - start) / share).sum(-1)]))
+    first, second = torch.cat(sums, dim=1)
+    return first.view_as(after), second.view_as(after)
+
+
 def er_sde(move: Move) -> Tensor:
     """ER-SDE of order 1 to 3 (arXiv 2309.06169, algorithm 3), with lambda = sigma / alpha: D continues the pixel's own
     earlier nodes, its first and second differences in lambda weighted by integrals of 1 / er_share from the step's end.
@@ -480,13 +495,13 @@ def er_sde(move: Move) -> Tensor:
     x = toward(move.x, move.denoised, move.sigma, move.down)
     if move.options["max_stage"] >= 2:
         width = -step / ER_POINTS
-        points = after[..., None] + torch.arange(ER_POINTS, dtype=after.dtype, device=after.device) * width[..., None]
+        sums = _er_sums(before, after, width)
         weight = er_share(after) * width
-        first = step + weight * (1 / er_share(points)).sum(-1)
+        first = step + weight * sums[0]
         slope = torch.where(known[0], (move.denoised - last.denoised) / apart(before, to_last), 0.0)
         x = x + law.alpha(move.down) * first * slope
         if move.options["max_stage"] >= 3:
-            second = step * step / 2 + weight * ((points - before[..., None]) / er_share(points)).sum(-1)
+            second = step * step / 2 + weight * sums[1]
             slope_before = (last.denoised - earlier.denoised) / apart(to_last, to_earlier)
             bend = torch.where(known[0] & known[1], 2 * (slope - slope_before) / apart(before, to_earlier), 0.0)
             x = x + law.alpha(move.down) * second * bend

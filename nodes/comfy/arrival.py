@@ -91,7 +91,7 @@ class Arrival:
     def cut_up(self, x: Tensor) -> InterferenceError:
         """The error of an evaluation now on other latents than AsynDM's."""
         self._fault = InterferenceError(
-            f"Another node samples the model on latents of {tuple(x.shape)} while AsynDM samples pictures of "
+            f"Another node samples the model on latents of {tuple(x.shape)} while AsynDM samples those of "
             f"{' x '.join(map(str, self._size))} ({' and '.join(self._evaluators())}): context windows and tiled diffusion do "
             f"not go with AsynDM. Bypass that node, or {SWITCH_OFF}."
         )

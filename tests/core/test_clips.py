@@ -109,6 +109,13 @@ def test_a_clip_is_its_frames(clock: Clock, sampler: str) -> None:
     torch.testing.assert_close(of_frames(clip), pictures, rtol=1e-6, atol=1e-6)
 
 
+def test_the_integrals_of_many_pixels_in_pieces(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(TimestepMap(PAINTED, strength=0.8), *SHAPE[1:])
+    whole = run(clock, plan, NOISE, "er_sde")
+    monkeypatch.setattr("asyndm_core.samplers.AT_ONCE", 7)
+    assert torch.equal(run(clock, plan, NOISE, "er_sde"), whole)
+
+
 @pytest.mark.parametrize("changes", [{"known_pixels": "clean"}, {"known_pixels": "ahead"}, {"background_denoise": 0.4}])
 def test_known_pixels_and_denoise_of_a_clip_are_those_of_its_frames(clock: Clock, changes: dict) -> None:
     """An inpainting mask that moves."""
@@ -315,9 +322,12 @@ def test_the_live_view_of_a_clip_has_the_same_maps() -> None:
 
 
 def test_the_record_of_a_clip() -> None:
+    """Only of the frames that are shown."""
     record = RunRecord(2, previews=True)
     record(snapshot()._replace(step=0))
     record(snapshot(1.0))
+    assert {frame.denoised.shape for frame in record.frames()} == {(2, 4, 4, HEIGHT, WIDTH)}
+    assert torch.equal(shown(record.frames()[0].owner[0], 3), shown(snapshot().owner[0], 3))
     masks = record.masks(*SHAPE[1:])
     assert masks.shape == (2, 1, *SHAPE[1:]) and masks.amin() == 0 and masks.amax() == 1
     images = [shown(frame.denoised[0], 3)[:3].movedim(0, -1).sigmoid() for frame in record.frames()]
