@@ -7,14 +7,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from fake_device import DEVICE, fake_device
+from torch import Tensor, nn
 
+from asyndm_core import transfer
 from asyndm_core.attention import Attention, AttentionSum, BlockMean, Sequences, enlarged, nothing_seen
 from asyndm_core.clock import Clock, NoiseGrid, table_clock
 from asyndm_core.crowding import ahead
 from asyndm_core.embedding import Groups, grouped
 from asyndm_core.grid import TokenGrid
-from asyndm_core.live import LARGEST, maps_of
+from asyndm_core.live import LARGEST, Live, maps_of
 from asyndm_core.pictures import palette, shown, timeline
 from asyndm_core.record import RunRecord
 from asyndm_core.regions import (
@@ -55,18 +57,18 @@ class FrameHost:
     law = NoiseLaw(flow=True)
 
     def __init__(self, seen: Tensor | None = None) -> None:
-        self.seen = seen
+        self.seen, self.network = seen, nn.Identity()
 
     def denoise(
         self, x: Tensor, sigma: Tensor, reference: Tensor | None = None, watch: bool = False, groups: Groups | None = None
     ) -> Prediction:
-        denoised = blurred(x / (1 + sigma)) - 0.1 * sigma.sin()
+        denoised = blurred(self.network(x) / (1 + sigma)) - 0.1 * sigma.sin()
         return Prediction(denoised, 0.9 * denoised + 0.1 * x)
 
     def attention(self) -> Attention | None:
         if self.seen is None:
             return None
-        return Attention(self.seen, torch.ones(1, 1, *[1] * (self.seen.ndim - 2)))
+        return Attention(self.seen, self.seen.new_ones(1, 1, *[1] * (self.seen.ndim - 2)))
 
     def acts(self, reference: Tensor) -> Tensor | None:
         return None
@@ -332,6 +334,26 @@ def test_the_record_of_a_clip() -> None:
     assert masks.shape == (2, 1, *SHAPE[1:]) and masks.amin() == 0 and masks.amax() == 1
     images = [shown(frame.denoised[0], 3)[:3].movedim(0, -1).sigmoid() for frame in record.frames()]
     assert timeline(record.frames(), 2, palette(1), images, cell=32).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [replace(WORD, grow=1, feather=2.0, hold=1, fade=1), replace(WORD, mask=random(9, 4, 6), mask_mode="add"), PAINTED],
+    ids=["words", "masks and words", "a mask"],
+)
+def test_a_run_waits_for_nothing(clock: Clock, asked: Regions) -> None:
+    """Recorded and shown as the node does."""
+    plan = make_plan(TimestepMap(asked, "piecewise linear"), *SHAPE[1:], patch=(2, 2, 2))
+    record, live = RunRecord(clock.steps, previews=True), Live(clock.steps, lambda frames: None)
+    with fake_device(transfer.STREAMS) as device, live:
+        host = FrameHost(random(2, 1, 3, 4, 6).to(DEVICE))
+        device.watch(host.network)
+        made = run(
+            clock.to(DEVICE), plan, NOISE.to(DEVICE), "er_sde", host, patch=(2, 2, 2),
+            on_step=lambda snapshot: (record(snapshot), live(snapshot)),
+        )  # fmt: skip
+        assert made.device == DEVICE and device.evaluation == clock.steps and device.within(2) == []
+        assert (record.frames()[2].progress < 2).any()
 
 
 def test_crowding_counts_the_pixels_of_all_frames() -> None:
