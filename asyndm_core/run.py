@@ -328,6 +328,7 @@ def go_on(
             sigma_next=sigma_next,
             clock=(noise_sigmas[step], noise_sigmas[step + 1]),
             ends_clean=ends_clean and step + 1 == clock.steps,
+            left=until - step,
         )
         x = sampler.step(model, x, this_step, history, noise, host.law)
         if watch:

@@ -23,9 +23,10 @@ t = 0 becomes D. Nothing here synchronises with the device.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -124,7 +125,8 @@ class Step:
     """One step of a run.
 
     index: its number. sigma, sigma_next: maps (B, 1, *size) in x's dtype, sigma >= sigma_next >= 0. clock: see Clock.
-    ends_clean: this step takes every pixel to sigma 0, as a scheduler's last one does.
+    ends_clean: this step takes every pixel to sigma 0, as a scheduler's last one does. left: steps to the end of the run,
+    this one among them.
     """
 
     index: int
@@ -132,6 +134,7 @@ class Step:
     sigma_next: Tensor
     clock: Clock | tuple[Tensor, Tensor]
     ends_clean: bool
+    left: float = math.inf
 
 
 class Node(NamedTuple):
@@ -156,7 +159,7 @@ class History:
 
     def remember(self, moved: Tensor, node: Node) -> None:
         """Make ``node`` the newest one where ``moved`` (B, 1, *size) is true; elsewhere nothing changes."""
-        pushed = (node, *self._nodes[:-1])
+        pushed = (node, *self._nodes)[: self._depth]
         self._nodes = tuple(
             Node(*(torch.where(moved, a, b) for a, b in zip(new, old, strict=True)))
             for new, old in zip(pushed, self._nodes, strict=True)
@@ -265,6 +268,7 @@ class Move:
     noise: Noise
     history: History
     options: Mapping[str, Any]
+    left: float
 
     def start(self, uncond: Tensor | None) -> Tensor:
         """Where the step starts: x, or x + alpha (D - U) for CFG++ (arXiv 2406.08070)."""
@@ -462,6 +466,105 @@ def ipndm(move: Move) -> Tensor:
     return move.x + (move.down - move.sigma) * mean
 
 
+def gauss_legendre(count: int) -> list[tuple[float, float]]:
+    """(place, weight) of the points of Gauss and Legendre's rule on [0, 1] (by the eigenvalues, Golub and Welsch 1969)."""
+    n = torch.arange(1.0, count, dtype=torch.float64)
+    side = n / (4 * n * n - 1).sqrt()
+    places, vectors = torch.linalg.eigh(side.diag(1) + side.diag(-1))
+    return list(zip(((places + 1) / 2).tolist(), (vectors[0] ** 2).tolist(), strict=True))
+
+
+POINTS = gauss_legendre(16)
+"""Polynomials times a smooth weight are integrated with these, as exactly as float64 is, over any step of a schedule."""
+
+
+def differences(values: Sequence[Tensor], places: Sequence[Tensor]) -> list[Tensor]:
+    """Newton's divided differences d_0, d_1, ...: sum of d_k (p - places[0]) .. (p - places[k - 1]) is the polynomial of p."""
+    found, column = [values[0]], list(values)
+    for order in range(1, len(values)):
+        column = [(after - now) / (places[i + order] - places[i]) for i, (now, after) in enumerate(pairwise(column))]
+        found.append(column[0])
+    return found
+
+
+def integrals(points: Iterable[tuple[Tensor | float, Tensor]], places: Sequence[Tensor]) -> list[Tensor]:
+    """The integrals over points (p, weight) of what stands beside d_1, d_2, ..., see ``differences``."""
+    found = [torch.zeros_like(place) for place in places[1:]]
+    for p, weight in points:
+        for k, place in enumerate(places[:-1]):
+            weight = weight * (p - place)
+            found[k] = found[k] + weight
+    return found
+
+
+def adams(move: Move, time: Callable[[Tensor], Tensor]) -> Tensor:
+    """The slope (x - D) / sigma goes on as the polynomial in ``time`` of sigma through the pixel's own last slopes.
+
+    Integrated over the step: Adams and Bashforth's method for uneven steps (DEIS, Zhang and Chen 2022, arXiv 2204.13902,
+    eq. 15, in EDM's terms).
+    """
+    slope, step = (move.x - move.denoised) / move.sigma, move.down - move.sigma
+    nodes, levels = move.history.recall(move.x), [move.sigma]
+    known = [node.rate > 0 for node in nodes]
+    for node, has in zip(nodes, known, strict=True):
+        levels.append(levels[-1] + (1 / node.rate.where(has, 1.0)).maximum(-step / GROWTH_LIMIT))
+    places, width = [time(level) for level in levels], (move.down / move.sigma).log()
+    on_the_way = ((move.sigma * (place * width).exp(), part * width) for place, part in POINTS)
+    weights = integrals(((time(level), part * level) for level, part in on_the_way), places)
+    bends = differences([slope, *(node.denoised for node in nodes)], places)[1:]
+    x = move.x + step * slope
+    for weight, bend, has in zip(weights, bends, known, strict=True):
+        x = x + weight * torch.where(has, bend, 0.0)
+    move.history.remember(move.live, Node(slope, -1 / step))
+    return x
+
+
+def deis_time(sigma: Tensor) -> Tensor:
+    """The time where a variance-preserving diffusion of linear beta, which spans sigma 0.002 to 80, is at ``sigma``.
+
+    log(1 + sigma^2) = a time + b time^2 / 2; a and b as ComfyUI rounds them.
+    """
+    a, b = -0.004715818, 17.537850651
+    return ((a * a + 2 * b * (sigma * sigma).log1p()).sqrt() - a) / b
+
+
+def uni_pc(move: Move, half: Callable[[Tensor], Tensor]) -> Tensor:
+    """UniPC of order 3 (Zhao et al. 2023, arXiv 2302.04867): D continues the pixel's own earlier nodes, as a polynomial in
+    lambda; and what the last move came to is mended by the polynomial through this D too.
+
+    The exponential integrator adds to ``toward`` the integral of h exp((p - 1) h) (D(p) - D(0)) over the move, p = 0 to 1.
+    half: the weight of a slope alone, which is not that integral: half of the authors' B(h). The last moves of a run are of
+    order 2 and 1.
+    """
+    nodes = move.history.recall(move.x)
+    known = [node.rate > 0 for node in nodes]
+    lengths = [1 / node.rate.where(has, 1.0) for node, has in zip(nodes, known, strict=True)]
+    earlier = [node.denoised for node in nodes]
+
+    def behind(h: Tensor, lengths: Sequence[Tensor]) -> list[Tensor]:
+        return list(accumulate(-(length / h).clamp(min=1 / GROWTH_LIMIT) for length in lengths))
+
+    def added(h: Tensor, values: Sequence[Tensor], places: Sequence[Tensor], used: Sequence[Tensor]) -> Tensor:
+        bends = differences(values, places)[1:]
+        weights = integrals(((place, part * h * ((place - 1) * h).exp()) for place, part in POINTS), places)
+        weights[0] = torch.where(used[1], weights[0], half(h)) if len(used) > 1 else half(h)
+        return torch.stack([torch.where(has, w * bend, 0.0) for w, bend, has in zip(weights, bends, used, strict=True)]).sum(0)
+
+    zero, order = torch.zeros_like(move.sigma), int(min(3, move.left + 1))
+    last, places = lengths[0], [zero, *behind(lengths[0], lengths[1:order])]
+    mended = [move.denoised, *earlier[1:order]]
+    x = move.x + added(last, [earlier[0], *mended], [zero, zero + 1, *places[1:]], known[:order])
+    if order > 1:
+        x = x - added(last, earlier[:order], places, known[1:order])
+    h, order = move.law.log_step(move.sigma, move.down), int(min(3, move.left))
+    x = toward(x, move.denoised, move.sigma, move.down)
+    if order > 1:
+        places = [zero, *behind(h, lengths[: order - 1])]
+        x = x + added(h, [move.denoised, *earlier[: order - 1]], places, known[: order - 1])
+    move.history.remember(move.live, Node(move.denoised, 1 / h))
+    return x
+
+
 ER_POINTS = 200
 """In how many points ER-SDE's integrals are summed, as in the authors' code and ComfyUI's."""
 
@@ -533,7 +636,8 @@ class Sampler:
     by interval, and its tree lives on the CPU or, "brownian_gpu", on x's device. options: eta and the like, ComfyUI's
     defaults unless changed by ``with_options``. knows_flow: flow models have their own form of it; otherwise ComfyUI
     treats them like the others, and so do we. finite_snr: it cannot start at a flow model's sigma of 1, see NoiseLaw.
-    depth: how many earlier nodes of a pixel it uses. looks_ahead: it evaluates the model within a step too.
+    depth: how many earlier nodes of a pixel it uses. looks_ahead: it evaluates the model within a step too. lowest: the
+    sigma that a run's last step ends at in the place of 0, taken for clean.
     """
 
     name: str
@@ -546,6 +650,7 @@ class Sampler:
     finite_snr: bool = False
     depth: int = 0
     looks_ahead: bool = False
+    lowest: float = 0.0
 
     def with_options(self, **options: Any) -> Sampler:
         """The same sampler with other options. Raises ValueError for one that it does not have."""
@@ -559,12 +664,15 @@ class Sampler:
             raise ValueError(f"solver_type is {' or '.join(map(repr, kinds))}, not {options['solver_type']!r}.")
         if options.get("max_stage", 1) not in (1, 2, 3):
             raise ValueError(f"max_stage is 1, 2 or 3, not {options['max_stage']!r}.")
+        order = options.get("order", self.depth + 1)
+        if order not in range(1, 9):
+            raise ValueError(f"order of {self.name} is a whole number from 1 to 8, not {order!r}.")
         most = 1 if self.solver in (seeds_2, seeds_3) else math.inf
         for key in ("r", "r_1", "r_2"):
             if not 0 < options.get(key, 0.5) <= most:
                 limit = "above 0" if most > 1 else "above 0 and at most 1"
                 raise ValueError(f"{key} is the share of a step where {self.name} looks ahead: {limit}, not {options[key]}.")
-        return replace(self, options={**self.options, **options})
+        return replace(self, options={**self.options, **options}, depth=order - 1)
 
     @property
     def draws(self) -> bool:
@@ -585,6 +693,7 @@ class Sampler:
         if self.finite_snr:
             sigma, sigma_next = law.finite(sigma), law.finite(sigma_next)
             clock = Clock(law.finite(clock.sigma), clock.sigma_next)
+        whole = law
         if not self.knows_flow:
             law = replace(law, flow=False)
 
@@ -596,7 +705,9 @@ class Sampler:
             )
         cleaned = torch.where(sigma_next < sigma, denoised, x)
         if step.ends_clean:
-            return cleaned
+            if not self.lowest:
+                return cleaned
+            sigma_next = sigma_next.masked_fill(sigma > self.lowest, self.lowest)
         live = (sigma_next < sigma) & (sigma_next > 0)
         source, target = sigma.masked_fill(~live, 0.5), sigma_next.masked_fill(~live, 0.25)
 
@@ -609,11 +720,13 @@ class Sampler:
             down = torch.where(solvable, split.down, 0.5 * target)
         move = Move(
             model, x, denoised, uncond if self.needs_uncond else None, sigma, solvable, source, target, down,
-            clock, law, noise, history, self.options,
+            clock, law, noise, history, self.options, step.left,
         )  # fmt: skip
         moved = torch.where(solvable, self.solver(move), denoised)
         if split is not None:
             moved = move.renoise(moved, split, target, clock.sigma_next)
+        if step.ends_clean:
+            moved = moved / whole.alpha(target)
         return torch.where(live, moved, cleaned)
 
 
@@ -649,6 +762,10 @@ def _table() -> dict[str, Sampler]:
     samplers += [
         Sampler("er_sde", er_sde, er_sde_split, "gaussian", {"s_noise": 1.0, "max_stage": 3}, finite_snr=True, depth=2),
         exploding("ipndm", ipndm, depth=len(ADAMS)),
+        exploding("lms", partial(adams, time=torch.Tensor.clone), depth=3, options={"order": 4}),
+        exploding("deis", partial(adams, time=deis_time), depth=2),
+        exploding("uni_pc", partial(uni_pc, half=lambda h: h / 2), depth=3, lowest=0.001),
+        exploding("uni_pc_bh2", partial(uni_pc, half=lambda h: -torch.expm1(-h) / 2), depth=3, lowest=0.001),
         gradient("gradient_estimation"),
         gradient("gradient_estimation_cfg_pp", needs_uncond=True),
         seeds("exp_heun_2_x0", seeds_2, options={"solver_type": "phi_2"}),

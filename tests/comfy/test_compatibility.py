@@ -247,7 +247,7 @@ YES = (
 )  # fmt: skip
 
 REFUSED = (
-    "deis", "dpm_adaptive", "dpm_fast", "heunpp2", "ipndm_v", "lms", "sa_solver", "sa_solver_pece", "uni_pc", "uni_pc_bh2"
+    "dpm_adaptive", "dpm_fast", "heunpp2", "ipndm_v", "sa_solver", "sa_solver_pece"
 )  # fmt: skip
 """ComfyUI's samplers that have no per-pixel formula."""
 

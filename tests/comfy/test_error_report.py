@@ -80,9 +80,9 @@ def test_unknown_word(server: Server) -> None:
 
 
 def test_unsupported_sampler(server: Server) -> None:
-    report = failure(server, graph(sampler="uni_pc"))
+    report = failure(server, graph(sampler="heunpp2"))
     assert (report["node_id"], report["exception_type"]) == ("7", "UnsupportedSampler")
-    assert report["exception_message"].startswith("The sampler 'uni_pc'") and "euler" in report["exception_message"]
+    assert report["exception_message"].startswith("The sampler 'heunpp2'") and "euler" in report["exception_message"]
 
 
 def test_unsupported_model(server: Server, unsupported: str) -> None:

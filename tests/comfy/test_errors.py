@@ -277,7 +277,7 @@ def test_unsupported_sampler(name: str) -> None:
 
 
 def test_unsupported_sampler_where_nothing_is_asked_for() -> None:
-    assert same(ksampler(asyn(flat(), mode="synchronous"), "uni_pc"), ksampler(flat(), "uni_pc"))
+    assert same(ksampler(asyn(flat(), mode="synchronous"), "heunpp2"), ksampler(flat(), "heunpp2"))
 
 
 def test_option_without_a_formula() -> None:

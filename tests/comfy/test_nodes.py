@@ -330,11 +330,11 @@ def test_samplers_that_work(schemas: dict[str, io.Schema]) -> None:
 
 def test_a_saved_sampler_that_does_not_work_is_refused_before_it_runs(installed: None) -> None:
     """With the list of those that do; on the node, and nothing else is wrong with the graph."""
-    wanted = graph(sampler_name="uni_pc")
+    wanted = graph(sampler_name="heunpp2")
     _, _, _, node_errors = asyncio.run(execution.validate_prompt("test", wanted, None))
     (error,) = node_errors["ours"]["errors"]
     assert error["extra_info"]["input_name"] == "sampler_name"
-    assert "'uni_pc' has no formula" in error["details"] and "dpmpp_2m_sde" in error["details"]
+    assert "'heunpp2' has no formula" in error["details"] and "dpmpp_2m_sde" in error["details"]
     assert "ours" in node_errors and set(node_errors) == {"ours"}
 
 
@@ -359,10 +359,10 @@ def test_a_linked_sampler_name(installed: None) -> None:
     linked = Keep.kept["ours"]["samples"]
     execute(graph(sampler_name="heun"))
     assert same(linked, Keep.kept["ours"]["samples"])
-    wanted["names"]["inputs"]["name"] = "uni_pc"
+    wanted["names"]["inputs"]["name"] = "heunpp2"
     executor, server = execute(wanted)
     (error,) = [data for event, data in server.sent if event == "execution_error"]
-    assert error["node_id"] == "ours" and "'uni_pc' has no formula" in error["exception_message"]
+    assert error["node_id"] == "ours" and "'heunpp2' has no formula" in error["exception_message"]
 
 
 def test_a_value_out_of_range_is_refused_before_it_runs(installed: None) -> None:

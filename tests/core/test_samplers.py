@@ -24,6 +24,7 @@ from asyndm_core.samplers import (
     Sampler,
     Step,
     UnsupportedSampler,
+    deis_time,
     find_sampler,
 )
 
@@ -108,6 +109,10 @@ ORDERS = {
     "exp_heun_2_x0": 2,
     "exp_heun_2_x0_sde": 2,
     "ipndm": 1,  # of higher order where the steps are even
+    "lms": 1.8,  # 2, of its first step, which is Euler's
+    "deis": 2,
+    "uni_pc": 3,
+    "uni_pc_bh2": 3,
     "seeds_2": 2,
     "seeds_3": 3,
     "dpmpp_3m_sde": 2,  # see the polynomials below
@@ -170,6 +175,39 @@ def test_multistep_samplers_are_exact_for_polynomials_in_lambda(name: str, law: 
             integral = high.exp() * (high**2 - 2 * high + 2) - low.exp() * (low**2 - 2 * low + 2)
             integral = integral + high.exp() * ((1 - (1 - (-h).exp()) / h) / h - 0.5) * (high - low) ** 2
         torch.testing.assert_close(seen[i + 1], t / s * seen[i] + t * integral, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "time", "degree"), [("lms", lambda sigma: sigma, 3), ("deis", deis_time, 2)])
+def test_adams_methods_are_exact_for_polynomials(name: str, time: Callable[[Tensor], Tensor], degree: int) -> None:
+    """With enough nodes: x' = x + the integral of the slope, where that is a polynomial in time (arXiv 2204.13902, eq. 15)."""
+    seen: list[Tensor] = []
+
+    def slope(sigma: Tensor) -> Tensor:
+        return 0.3 + sum((0.5 - time(sigma)) ** n for n in range(1, degree + 1))
+
+    def model(x: Tensor, sigma: Tensor) -> Prediction:
+        seen.append(x)
+        return Prediction(x - sigma * slope(sigma))
+
+    tables = smooth_tables(8, LAWS["flow"])
+    nodes = [*range(degree + 1), degree, *range(degree, 9)]  # no pixel moves in two of the steps
+    seen.append(run(SAMPLERS[name], LAWS["flow"], model, normal(2, 4, 3, 4), tables[nodes]))
+    on_the_way = torch.linspace(0, 1, 2001, dtype=torch.float64).reshape(-1, 1, 1, 1, 1)
+    simpson = torch.tensor([1, *[4, 2] * 999, 4, 1], dtype=torch.float64).reshape(-1, 1, 1, 1, 1) / 6000
+    for i in range(degree, len(nodes) - 1):
+        s, t = tables[nodes[i]], tables[nodes[i + 1]]
+        moved = (t - s) * (simpson * slope(torch.lerp(s, t, on_the_way))).sum(0)
+        torch.testing.assert_close(seen[i + 1], seen[i] + moved, rtol=1e-9, atol=1e-9)
+
+
+def test_lms_of_another_order() -> None:
+    """Order 1 is Euler's method; what there is no use for is refused."""
+    tables, x = smooth_tables(6, LAWS["flow"]), normal(2, 4, 3, 4)
+    ends = [run(s, LAWS["flow"], guided_model, x, tables) for s in (SAMPLERS["lms"].with_options(order=1), SAMPLERS["euler"])]
+    torch.testing.assert_close(*ends)
+    for order in (0, 9, 2.5):
+        with pytest.raises(ValueError, match="order of lms is a whole number from 1 to 8"):
+            SAMPLERS["lms"].with_options(order=order)
 
 
 STOCHASTIC = [
@@ -337,7 +375,12 @@ def test_the_last_step_is_one_evaluation_and_no_noise(name: str) -> None:
     step = Step(3, sigma, torch.zeros_like(sigma), Clock(torch.tensor(0.9), zero), ends_clean=True)
     end = sampler.step(model, x, step, sampler.history(), no_noise, LAWS["exploding"])
     assert len(calls) == 1
-    assert torch.equal(end, torch.where(sigma > 0, guided_model(x, sigma).denoised, x))
+    clean = torch.where(sigma > 0, guided_model(x, sigma).denoised, x)
+    if sampler.lowest:  # ComfyUI ends there, which stands for 0
+        clean = torch.where(sigma > 0, clean + sampler.lowest / sigma * (x - clean), x)
+        torch.testing.assert_close(end, clean, rtol=1e-12, atol=1e-12)
+        return
+    assert torch.equal(end, clean)
 
 
 class NoFloat64(TorchDispatchMode):
@@ -416,8 +459,8 @@ def test_gpu_names_differ_in_their_noise_only(name: str) -> None:
 
 
 def test_an_unknown_sampler_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(UnsupportedSampler, match="uni_pc") as caught:
-        find_sampler("uni_pc")
+    with pytest.raises(UnsupportedSampler, match="heunpp2") as caught:
+        find_sampler("heunpp2")
     listed = set(re.findall(r"\w+", str(caught.value)))
     assert set(SAMPLERS) <= listed
     assert isinstance(caught.value, ValueError)

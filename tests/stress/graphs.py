@@ -467,8 +467,6 @@ class Maker:
                          "SamplerDPMPP_SDE", "SamplerEulerAncestral", "SamplerDPMPP_2S_Ancestral", "SamplerLMS",
                          "SamplerEulerAncestralCFGPP")  # fmt: skip
         values = {"sampler_name": common["sampler_name"]} if kind == "KSamplerSelect" else {}
-        if kind == "SamplerLMS":
-            graph.reasons.add("sampler")
         if "eta" in inputs_of(self.info[kind]):
             values = {"eta": self.pick(0.0, 0.5, 1.0)}
         sampler = self.add(kind, **values)
