@@ -277,4 +277,5 @@ def test_concave_is_stock_on_other_sigmas(sampler: str) -> None:
     assert (lagging[1:-2] > 1.05 * sigmas[1:-2]).all()
     kind = comfy.samplers.sampler_object(sampler)
     ours = custom(asyn(flat(), Regions(), mode="concave"), kind, sigmas)
-    assert difference(ours, custom(flat(), kind, lagging)) < TOLERANCE
+    rounded = 2 if sampler.startswith("uni_pc") else 1  # ComfyUI's 1 - 1 / (1 + sigma^2), at sigma 0.001
+    assert difference(ours, custom(flat(), kind, lagging)) < rounded * TOLERANCE

@@ -110,6 +110,11 @@ class Maker:
     def output(link: Link, number: int) -> Link:
         return [link[0], number]
 
+    def demos(self) -> dict[str, Link]:
+        """The loaders of the models that ship, by network: in every graph, else ComfyUI would forget what they loaded."""
+        networks = options_of(inputs_of(self.info["AsynDM_DemoModel"])["network"])
+        return {network: self.add("AsynDM_DemoModel", network=network) for network in networks}
+
     # --- the parts of a graph
 
     def make(self) -> Graph:
@@ -119,9 +124,15 @@ class Maker:
             graph.fault = self.pick("oom", "oom", "cancel", "cancel", "error")
         self.advanced = self.chance(0.5)  # Apply AsynDM instead of AsynDM KSampler
         self.paper = self.chance(0.08)
-        demo = self.add("AsynDM_DemoModel")
+        demos = self.demos()
+        network = self.pick(*demos)
+        demo = model = demos[network]
         self.clip, self.vae = self.output(demo, 1), self.output(demo, 2)
-        model = demo if self.chance(0.75) else self.add("Stress_TinySDXL", model=demo)
+        if network == "transformer" and self.chance(0.3):
+            kinds = options_of(inputs_of(self.info["Stress_TinyTransformer"])["kind"])
+            model = self.add("Stress_TinyTransformer", model=demo, kind=self.pick(*kinds))
+        elif network == "unet" and self.chance(0.25):
+            model = self.add("Stress_TinySDXL", model=demo)
         height, width = (FACTOR * self.pick(8, 8, 8, 9, 10, 11, 12, 13, 16, 17) for _ in range(2))
         if self.chance(0.03):
             height = 320

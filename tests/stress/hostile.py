@@ -67,6 +67,7 @@ def graph(info: dict[str, Any]) -> tuple[Prompt, dict[str, str]]:
     compare = maker.add("AsynDM_Compare", image_a=images[0], image_b=images[1])
     for sampled, image in zip((ours, stock), images, strict=True):
         maker.add("Stress_Result", latent=sampled, image=image)
+    maker.add("AsynDM_DemoModel", network="transformer")  # see Maker.demos
     links = dict(zip(OURS, (words, timestep_map, ours, applied, compare), strict=True))
     return maker.graph.prompt, {kind: link[0] for kind, link in links.items()}
 

@@ -19,7 +19,7 @@ import aiohttp
 
 from tests.comfy.comfy_process import Server, start
 
-from .graphs import Graph, Maker, Prompt, make, without_asyndm
+from .graphs import Graph, Maker, Prompt, inputs_of, make, options_of, without_asyndm
 from .verdicts import Ending, ending_of
 
 FAULTS = Path(__file__).parent / "faults"
@@ -158,25 +158,27 @@ class Runner:
     # --- the fixed prompt
 
     def fixed(self, count: bool) -> Prompt:
-        """Stock KSampler on both models, AsynDM KSampler on the first; and the models' state after it."""
+        """Stock KSampler on a model of each kind, AsynDM KSampler on those that ship; and the models' state after it."""
         self._nonce += 1
         maker = Maker(self.info, "fixed")
-        demo = maker.add("AsynDM_DemoModel")
-        clip, vae = maker.output(demo, 1), maker.output(demo, 2)
-        negative = maker.add("CLIPTextEncode", clip=clip, text="")
-        words = maker.add("AsynDM_CrossAttentionMask", clip=clip, text="a green boat under two moons", targets="boat")
-        timestep_map = maker.add("AsynDM_TimestepMap", regions=maker.output(words, 1))
         latent = maker.add("EmptyLatentImage", width=64, height=88, batch_size=1)
-        for model in (demo, maker.add("Stress_TinySDXL", model=demo)):
+        unet, transformer = maker.demos().values()
+        models = [(unet, unet), (transformer, transformer), (maker.add("Stress_TinySDXL", model=unet), unet)]
+        kinds = options_of(inputs_of(self.info["Stress_TinyTransformer"])["kind"])
+        models += [(maker.add("Stress_TinyTransformer", model=transformer, kind=kind), transformer) for kind in kinds]
+        for number, (model, demo) in enumerate(models):
+            clip, vae = maker.output(demo, 1), maker.output(demo, 2)
+            negative = maker.add("CLIPTextEncode", clip=clip, text="")
+            words = maker.add("AsynDM_CrossAttentionMask", clip=clip, text="a green boat under two moons", targets="boat")
+            timestep_map = maker.add("AsynDM_TimestepMap", regions=maker.output(words, 1))
             again = maker.add("Stress_Again", model=model, nonce=self._nonce)
             common = {"seed": 7, "steps": 2, "cfg": 4.0, "positive": words, "negative": negative, "latent_image": latent}
-            kinds = ("KSampler", "AsynDM_KSampler") if model is demo else ("KSampler",)
-            for kind in kinds:
+            for kind in ("KSampler", "AsynDM_KSampler") if model is demo else ("KSampler",):
                 ours = {"timestep_map": timestep_map, "preview": False} if kind == "AsynDM_KSampler" else {}
                 sampled = maker.add(kind, model=again, **common, **ours)
                 image = {"image": maker.add("VAEDecode", samples=sampled, vae=vae)} if kind == "KSampler" else {}
                 maker.add("Stress_Result", latent=sampled, **image)
-            maker.add("Stress_State", model=model, after=sampled, count=count and model is not demo)
+            maker.add("Stress_State", model=model, after=sampled, count=count and number == len(models) - 1)
         return maker.graph.prompt
 
     def check(self, what: str, number: int | None = None) -> None:

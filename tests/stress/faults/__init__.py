@@ -19,6 +19,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import comfy.patcher_extension
+import comfy.supported_models
 import comfy.supported_models_base
 import psutil
 import torch
@@ -210,7 +211,7 @@ class Anything:
         return (ANYTHING[kind](),)
 
 
-# --- a second model --------------------------------------------------------------------------------------------------
+# --- more models -----------------------------------------------------------------------------------------------------
 
 
 class _TinySDXL(comfy.supported_models_base.BASE):
@@ -233,14 +234,20 @@ def _tiny_sdxl(latent_format: Any) -> comfy.model_patcher.ModelPatcher:
     settings.latent_format = latent_format
     settings.set_inference_dtype(torch.float32, None)
     settings.custom_operations = comfy.ops.manual_cast
-    model = comfy.model_base.SDXL(settings, comfy.model_base.ModelType.EPS, device="cpu")
+    return _random(comfy.model_base.SDXL(settings, comfy.model_base.ModelType.EPS, device="cpu"))
+
+
+def _random(model: Any) -> comfy.model_patcher.ModelPatcher:
+    """A MODEL with random weights from one seed. ComfyUI leaves them as memory was, buffers too."""
     generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.diffusion_model.named_parameters():
-        random = torch.randn(parameter.shape, generator=generator)
-        if parameter.ndim > 1:
-            parameter.data = 0.6 * random / parameter[0].numel() ** 0.5
+    for name, tensor in (*model.diffusion_model.named_parameters(), *model.diffusion_model.named_buffers()):
+        if not tensor.is_floating_point() or "freq" in name:
+            continue
+        random = torch.randn(tensor.shape, generator=generator)
+        if tensor.ndim > 1:
+            tensor.data = 0.6 * random / tensor[0].numel() ** 0.5
         else:
-            parameter.data = 0.1 * random + float("norm" in name and name.endswith("weight"))
+            tensor.data = 0.1 * random + float("norm" in name and name.endswith(("weight", "scale")))
     cpu = torch.device("cpu")
     return comfy.model_patcher.ModelPatcher(model.eval().requires_grad_(False), cpu, cpu)
 
@@ -261,6 +268,56 @@ class TinySDXL:
         if not self.made:
             self.made.append(_tiny_sdxl(model.model.latent_format))
         return (self.made[0],)
+
+
+_TEXT = 128
+_LATENTS = {"in_channels": 12, "out_channels": 12, "patch_size": 2}
+TRANSFORMERS: dict[str, dict[str, Any]] = {
+    "Flux": {
+        **_LATENTS, "image_model": "flux", "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2.0, "depth": 2,
+        "depth_single_blocks": 2, "axes_dim": [8, 12, 12], "theta": 10000, "qkv_bias": True, "guidance_embed": True,
+        "txt_ids_dims": [], "vec_in_dim": _TEXT, "context_in_dim": _TEXT,
+    },
+    "ZImage": {
+        "image_model": "lumina2", "in_channels": 12, "patch_size": 2, "cap_feat_dim": _TEXT, "n_layers": 2,
+        "n_refiner_layers": 2, "qk_norm": True, "axes_lens": [300, 512, 512], "axes_dims": [8, 12, 12], "multiple_of": 32,
+        "dim": 256, "n_heads": 8, "n_kv_heads": 8, "ffn_dim_multiplier": 8 / 3, "z_image_modulation": True,
+        "time_scale": 1000.0, "rope_theta": 256.0, "pad_tokens_multiple": 32,
+    },
+    "SD3": {
+        **_LATENTS, "depth": 2, "num_blocks": 2, "input_size": None, "adm_in_channels": _TEXT, "num_patches": 4096,
+        "pos_embed_max_size": 64, "pos_embed_scaling_factor": None, "qk_norm": "rms",
+        "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": _TEXT, "out_features": 128}},
+    },
+}  # fmt: skip
+"""Small networks of ComfyUI's classes, for the demo model's text and latents."""
+
+
+def _tiny_transformer(kind: str, latent_format: Any) -> comfy.model_patcher.ModelPatcher:
+    settings = getattr(comfy.supported_models, kind)(dict(TRANSFORMERS[kind]))
+    settings.unet_config.update(TRANSFORMERS[kind], dtype=torch.float32)
+    settings.latent_format = latent_format
+    settings.set_inference_dtype(torch.float32, None)
+    settings.custom_operations = comfy.ops.manual_cast
+    return _random(settings.get_model({}, ""))
+
+
+class TinyTransformer:
+    """Models of one sequence of text and picture: always the same objects, one of each kind."""
+
+    made: ClassVar[dict[str, Any]] = {}
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "make"
+    CATEGORY = CATEGORY
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        return {"required": {"model": ("MODEL",), "kind": (list(TRANSFORMERS),)}}
+
+    def make(self, model: Any, kind: str) -> tuple[Any]:
+        if kind not in self.made:
+            self.made[kind] = _tiny_transformer(kind, model.model.latent_format)
+        return (self.made[kind],)
 
 
 # --- a look at what came out, and at what was left --------------------------------------------------------------------
@@ -400,7 +457,7 @@ class State:
 
 
 NODE_CLASS_MAPPINGS = {
-    f"Stress_{node.__name__}": node for node in (Fault, Mask, Image, Anything, TinySDXL, Again, Result, State)
+    f"Stress_{node.__name__}": node for node in (Fault, Mask, Image, Anything, TinySDXL, TinyTransformer, Again, Result, State)
 }
 
 gc.collect()
