@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -35,6 +36,10 @@ class TokenGrid(NamedTuple):
                 maps = maps.repeat_interleave(extent, dim=dim).narrow(dim, 0, size)
         return maps
 
+    def to_latents(self, maps: Tensor, beside: Tensor | float) -> Tensor:
+        """Maps of the tokens (B, 1, *shape) at all that the latents hold, see ``PackedGrid``: pixels, (B, 1, *size)."""
+        return self.to_pixels(maps)
+
     def mean(self, maps: Tensor) -> Tensor:
         """The mean of each token's pixels: maps (B, *size) -> (B, *shape)."""
         if max(self.extents) == 1:
@@ -48,3 +53,37 @@ class TokenGrid(NamedTuple):
             return maps
         pool = F.max_pool3d if len(self.size) == 3 else F.max_pool2d
         return pool(maps[:, None], self.extents, ceil_mode=True)[:, 0]
+
+
+class PackedGrid(NamedTuple):
+    """How the tokens of a clip lie in latents (B, 1, N) that the clip is packed into with what goes along, such as its sound.
+
+    tokens: of the clip, whose C channels come first. beside: how many numbers follow it.
+    """
+
+    tokens: TokenGrid
+    channels: int
+    beside: int
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Of the clip, (T, H, W)."""
+        return self.tokens.size
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """How many tokens the clip has along every dimension."""
+        return self.tokens.shape
+
+    def to_pixels(self, maps: Tensor) -> Tensor:
+        """Maps of the tokens (..., *shape) with each value at all its pixels of the clip, (..., *size)."""
+        return self.tokens.to_pixels(maps)
+
+    def to_latents(self, maps: Tensor, beside: Tensor | float) -> Tensor:
+        """Maps of the tokens (B, 1, *shape) at all that the latents hold, (B, 1, N). beside: the value of what goes along."""
+        clip = self.tokens.to_pixels(maps).flatten(2).repeat(1, 1, self.channels)
+        rest = torch.as_tensor(beside, dtype=maps.dtype, device=maps.device)
+        return torch.cat([clip, rest.expand(clip.shape[0], 1, self.beside)], dim=-1)
+
+
+Grid = TokenGrid | PackedGrid

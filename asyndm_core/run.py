@@ -12,7 +12,7 @@ from torch import Tensor
 from .attention import Attention, AttentionSum, nothing_seen
 from .clock import Clock
 from .embedding import Groups, grouped
-from .grid import TokenGrid
+from .grid import Grid, TokenGrid
 from .inpainting import HoldingHost
 from .regions import Ownership, Plan, Region, assign, denoise_map, first_assignment, synchronous, weights
 from .samplers import Noise, NoiseLaw, Prediction, Sampler, Step, toward
@@ -118,6 +118,7 @@ class Pause(NamedTuple):
 
     step: the next one. x: latents (B, C, *size), every pixel at its own ``now.sigma``. found: the weights of the regions as
     last seen, (R, B, *size). fixed: whether they stay. denoised: what the model last said of x, None before the first step.
+    beside: the sigma (0-dim) of what goes along with a clip, see ``PackedGrid``.
     """
 
     step: int
@@ -126,6 +127,7 @@ class Pause(NamedTuple):
     found: Tensor
     fixed: bool = False
     denoised: Tensor | None = None
+    beside: Tensor | float = 0.0
 
 
 def progress(clock: Clock, state: Tensor, step: int, kept: Tensor | None, lead: Lead | None) -> Tensor:
@@ -221,6 +223,19 @@ def noise_table(clock: Clock, plan: Plan) -> Tensor:
     return torch.stack([*table, clock.sigmas[-1]])
 
 
+def beside_table(clock: Clock, plan: Plan) -> Tensor:
+    """The sigmas of what goes along with a clip (see ``PackedGrid``), (N + 1,): those of the background."""
+    if plan.level:
+        return clock.sigmas
+    if plan.background_denoise == 0:
+        return torch.zeros_like(clock.sigmas)
+    state, table = clock.start_at(torch.full_like(clock.sigmas[0], plan.background_denoise)), []
+    for step in range(clock.steps):
+        table.append(clock.sigma(state, step))
+        state = clock.advance(state, step, "linear", 0.0)
+    return torch.stack([*table, clock.sigmas[-1]])
+
+
 class _Evaluations:
     """The model as a sampler sees it within one step: watched, and reported, at its first evaluation only.
 
@@ -249,13 +264,18 @@ class _Evaluations:
 
 
 def _report(
-    on_step: Callable[[Snapshot], None] | None, clock: Clock, grid: TokenGrid, step: int, now: Now,
+    on_step: Callable[[Snapshot], None] | None, clock: Clock, grid: Grid, step: int, now: Now,
     x: Tensor, denoised: Tensor, attention: Attention | None,
 ) -> None:  # fmt: skip
     if on_step is not None:
         q = progress(clock, now.state, step, now.kept, now.lead)
         sigma, q, owner = (grid.to_pixels(each) for each in (now.sigma, q, now.owned.owner))
         on_step(Snapshot(step, x, denoised, sigma, q, owner, attention))
+
+
+def _pixels(size: Sequence[int]) -> TokenGrid:
+    """Where single pixels are the tokens of latents of a size."""
+    return TokenGrid(tuple(size))
 
 
 def sample(
@@ -269,14 +289,14 @@ def sample(
     on_step: Callable[[Snapshot], None] | None = None,
     fixed: bool = False,
     weigh: Weigh = weights,
-    patch: tuple[int, ...] = (1, 1),
+    grid: Grid | None = None,
 ) -> Tensor:
     """Sample x (B, C, *size), noised to ``begin.sigma``, to the end of the clock's table. Returns latents like x.
 
     ``fixed`` keeps the first regions. See ``go_on`` for the rest.
     """
     first = Pause(0, x, begin, begin.owned.weights, fixed)
-    return go_on(host, first, clock.steps, clock, plan, sampler, noise, on_step, weigh, patch).x
+    return go_on(host, first, clock.steps, clock, plan, sampler, noise, on_step, weigh, grid).x
 
 
 def go_on(
@@ -289,35 +309,37 @@ def go_on(
     noise: Noise,
     on_step: Callable[[Snapshot], None] | None = None,
     weigh: Weigh = weights,
-    patch: tuple[int, ...] = (1, 1),
+    grid: Grid | None = None,
 ) -> Pause:
     """The steps from ``pause`` to before step ``until`` of the clock's table.
 
     Order within a step, as in the authors' code: the move q -> q' of step i uses the regions seen at step i - 1; then
     the model is evaluated, and its attention makes the regions of the next move.
     A word owns nothing in steps where no prompt with it is in force, nor in the first one where one is again: it was not
-    seen before. weigh: how attention becomes weights of regions; experiments give their own. patch: the extents of the
-    model's tokens in latent pixels; ``pause.now`` is a map of tokens. The memory of multi-step samplers begins anew.
+    seen before. weigh: how attention becomes weights of regions; experiments give their own. grid: how the model's
+    tokens lie in the latents (None: they are single pixels); ``pause.now`` is a map of tokens. The memory of multi-step
+    samplers begins anew.
 
     The pixels of the next evaluation are grouped before this one: by the time that the host needs their number, it has
     arrived, and the device has not run out of work.
     """
     x, now, found, denoised = pause.x, pause.now, pause.found, pause.denoised
-    grid = TokenGrid(tuple(x.shape[2:]), patch)
+    grid = _pixels(x.shape[2:]) if grid is None else grid
     shape = (x.shape[0], *grid.shape)
     acts = None
     watch = bool(plan.words) and not pause.fixed
     noise_sigmas = noise_table(clock.to(torch.device("cpu")), plan)
     ends_clean = float(noise_sigmas[-1]) == 0
     history = sampler.history()
-    sigma = grid.to_pixels(now.sigma).to(x.dtype)
+    beside = beside_table(clock, plan)
+    sigma = grid.to_latents(now.sigma, beside[pause.step]).to(x.dtype)
     groups = grouped(sigma[:, 0])
     for step in range(pause.step, until):
         before, acts = acts, host.acts(noise_sigmas[step]) if plan.words else None
         if step > 0 and (watch or acts is not before or step == pause.step):
             now = now._replace(owned=assign(plan, found, acts))
         following = now.at(clock, move(clock, plan, now.state, step, now.owned), step + 1)
-        sigma_next = grid.to_pixels(following.sigma).to(x.dtype)
+        sigma_next = grid.to_latents(following.sigma, beside[step + 1]).to(x.dtype)
         groups_next = grouped(sigma_next[:, 0])
         within = groups.split(groups_next) if sampler.looks_ahead else None
         report = partial(_report, on_step, clock, grid, step, now)
@@ -334,10 +356,10 @@ def go_on(
         if watch:
             found = weigh(plan, model.attention or nothing_seen(len(plan.words), len(grid.size), x.device), shape, x.device)
         now, sigma, groups, denoised = following, sigma_next, groups_next, model.denoised
-    return Pause(until, x, now, found, pause.fixed, denoised)
+    return Pause(until, x, now, found, pause.fixed, denoised, beside[until])
 
 
-def levelled(pause: Pause, clock: Clock, given: Callable[[Tensor], Tensor], patch: tuple[int, ...] = (1, 1)) -> Tensor:
+def levelled(pause: Pause, clock: Clock, given: Callable[[Tensor], Tensor], grid: Grid | None = None) -> Tensor:
     """The latents of a pause (B, C, *size) with every pixel at the table's sigma of ``pause.step``, whatever its clock says.
 
     Pixels that are elsewhere go there in one first-order step by what the model last said of them; at the end of the table
@@ -345,15 +367,15 @@ def levelled(pause: Pause, clock: Clock, given: Callable[[Tensor], Tensor], patc
     ahead, are these.
     """
     x, now = pause.x, pause.now
-    grid = TokenGrid(tuple(x.shape[2:]), patch)
+    grid = _pixels(x.shape[2:]) if grid is None else grid
     level = clock.sigmas[pause.step]
     if pause.step < clock.steps and pause.denoised is not None:
-        sigma, target = grid.to_pixels(now.sigma).to(x.dtype), level.to(x.dtype)
+        sigma, target = grid.to_latents(now.sigma, pause.beside).to(x.dtype), level.to(x.dtype)
         x = torch.where((sigma == target) | (sigma == 0), x, toward(x, pause.denoised, sigma, target))
     unchanged = now.kept if now.lead is None else now.lead.share == 1
     if unchanged is None:
         return x
-    return torch.where(grid.to_pixels(unchanged)[:, None], given(level.expand(x[:, :1].shape)), x)
+    return torch.where(grid.to_latents(unchanged[:, None], beside=False), given(level.expand(x[:, :1].shape)), x)
 
 
 LOOKS = 4
@@ -386,14 +408,14 @@ def prepare(
     last_word: str | None = None,
     drawn: Tensor | None = None,
     ahead: Ahead = known_progress,
-    patch: tuple[int, ...] = (1, 1),
+    grid: Grid | None = None,
 ) -> Pause:
     """A run before its first step. Where regions must be known before it, their words are looked for first.
 
     Fixed regions: in a synchronous pass over the whole table. Regions with a denoise of their own: in the given latents,
     which they are to change or to keep. See ``generate`` for the arguments.
     """
-    grid = TokenGrid(shape[1:], patch)
+    grid = _pixels(shape[1:]) if grid is None else grid
     tokens, attention = (shape[0], *grid.shape), None
     if plan.words and not plan.level:
         attention = look(host, clock, shape, noised)
@@ -405,19 +427,21 @@ def prepare(
                 mean.add(snapshot.attention)
 
         begin = start(clock, even, tokens, drawn=drawn, ahead=ahead)
-        sample(host, noised(grid.to_pixels(begin.sigma)), begin, clock, even, sampler, noise(even), keep, patch=patch)
+        x = noised(grid.to_latents(begin.sigma, beside_table(clock, even)[0]))
+        sample(host, x, begin, clock, even, sampler, noise(even), keep, grid=grid)
         attention = mean.mean()
     acts = host.acts(clock.sigmas[0].cpu()) if plan.words else None
     begin = start(clock, plan, tokens, attention, last_word, drawn, ahead, acts)
     fixed = plan.fixed and attention is not None
-    return Pause(0, noised(grid.to_pixels(begin.sigma)), begin, begin.owned.weights, fixed)
+    beside = beside_table(clock, plan)[0]
+    return Pause(0, noised(grid.to_latents(begin.sigma, beside)), begin, begin.owned.weights, fixed, beside=beside)
 
 
-def holding(host: Host, now: Now, noised: Callable[[Tensor], Tensor], grid: TokenGrid) -> Host:
+def holding(host: Host, now: Now, noised: Callable[[Tensor], Tensor], grid: Grid) -> Host:
     """The host, of a run where pixels that lead are drawn a part of the way only: it keeps the others as they are given."""
     if now.lead is None or now.lead.until is None:
         return host
-    until = grid.to_pixels(now.lead.until)
+    until = grid.to_latents(now.lead.until, torch.inf)
     return HoldingHost(host, noised(torch.zeros_like(until)), until)
 
 
@@ -439,12 +463,12 @@ def generate(
     """A whole run on latents of ``shape`` (B, *size): ``prepare``, all steps, and their end ``levelled``.
 
     noised: sigmas (B, 1, *size) -> the given latents at them. noise: a fresh source of noise for each pass, from the same
-    seed. patch: see ``go_on``; the masks of the plan, and ``drawn``, are maps of tokens. See ``start`` and ``go_on`` for the
-    rest. Pixels that were kept, and known ones that ran ahead, end as the given latents at the table's last sigma, as all
-    others.
+    seed. patch: the extents of the model's tokens in latent pixels; the masks of the plan, and ``drawn``, are maps of tokens.
+    See ``start`` and ``go_on`` for the rest. Pixels that were kept, and known ones that ran ahead, end as the given latents at
+    the table's last sigma, as all others.
     """
-    plan = plan.to(clock.sigmas.device)
-    pause = prepare(host, clock, plan, shape, sampler, noised, noise, last_word, drawn, ahead, patch)
-    host = holding(host, pause.now, noised, TokenGrid(shape[1:], patch))
-    pause = go_on(host, pause, clock.steps, clock, plan, sampler, noise(plan), on_step, weigh, patch)
-    return levelled(pause, clock, noised, patch)
+    plan, grid = plan.to(clock.sigmas.device), TokenGrid(shape[1:], patch)
+    pause = prepare(host, clock, plan, shape, sampler, noised, noise, last_word, drawn, ahead, grid)
+    host = holding(host, pause.now, noised, grid)
+    pause = go_on(host, pause, clock.steps, clock, plan, sampler, noise(plan), on_step, weigh, grid)
+    return levelled(pause, clock, noised, grid)

@@ -30,6 +30,7 @@ from .arrival import Arrival, in_force
 from .conditioning import ANNOTATION, Annotation
 from .guidance import by_level, with_own_sigmas
 from .model import MapControl, fold, noise_law, unfold
+from .nested import beside_of, clip_of, shapes_of
 from .network import control_network_of, is_framed, network_of, size_of
 from .origin import uncompiled
 from .sampler import check_prediction
@@ -117,8 +118,11 @@ class ComfyHost:
     ) -> None:
         self.guider = guider
         self.model = guider.inner_model
-        self.network = network_of(self.model, latent)
-        self._framed, self._size = is_framed(latent), size_of(latent)
+        self._shapes = shapes_of(guider, latent)
+        picture = clip_of(latent, self._shapes)
+        self.network = network_of(self.model, picture)
+        self._framed, self._size = is_framed(picture), size_of(picture)
+        self._dims = len(self._size) if self._shapes is None else 1
         self.sampling = self.model.model_sampling
         self.law = noise_law(self.sampling)
         self.seed = extra_args.get("seed")
@@ -202,7 +206,7 @@ class ComfyHost:
         scalar = sigma.flatten(1).amin(dim=1).to(x) if reference is None else x.new_full((x.shape[0],), float(reference))
         mask, given = self._mask_now(), self.from_comfy(self._model_k.latent_image)
         if mask is not None:
-            x = blend(x, self._known(self.from_comfy(self._model_k.noise), given, sigma), mask)
+            x = blend(x, self._known(x, self.from_comfy(self._model_k.noise), given, sigma, mask), mask)
         x = self.to_comfy(x)
         denoised = self.guider(x, scalar, model_options=self.model_options, seed=self.seed)
         check_prediction(self.guider, denoised, x)
@@ -281,8 +285,19 @@ class ComfyHost:
         folded = self.sampling.noise_scaling(sigma.reshape(-1), fold(noise), fold(latent), max_denoise)
         return unfold(folded, latent)
 
-    def _known(self, noise: Tensor, given: Tensor, sigma: Tensor) -> Tensor:
-        """What the model is shown of the given latents at the map ``sigma`` (B, 1, *size): some are shown them clean."""
+    def _known(self, x: Tensor, noise: Tensor, given: Tensor, sigma: Tensor, mask: Tensor) -> Tensor:
+        """What the model is shown of the given latents at the map ``sigma`` (B, 1, *size): some are shown them clean.
+
+        Models of packed latents show a clip's clean, and know what to do with the sound at its one noise level.
+        """
+        if self._shapes is not None:
+            shown = self.model.scale_latent_inpaint(
+                x=x, sigma=sigma[:, 0, -1], noise=noise, latent_image=given, denoise_mask=mask
+            )  # fmt: skip
+            if self._as_comfy:
+                return shown
+            sound = beside_of(shown, self._shapes)
+            return torch.cat([self.noised(noise, given, sigma)[..., : -sound.shape[-1]], sound], dim=-1)
         if not self._as_comfy:
             return self.noised(noise, given, sigma)
         shown = self.model.scale_latent_inpaint(sigma=sigma.reshape(-1), noise=fold(noise), latent_image=fold(given))
@@ -342,7 +357,7 @@ class ComfyHost:
 
     def _with_map(self, cond: dict, index: Tensor) -> dict:
         """A cond with the map beside it, for its ControlNets too. ComfyUI batches conds of the same control object."""
-        cond = {**cond, "model_conds": {**cond["model_conds"], PIXELS: _MapCond(index, len(self._size))}}
+        cond = {**cond, "model_conds": {**cond["model_conds"], PIXELS: _MapCond(index, self._dims)}}
         control = cond.get("control")
         if control is not None:
             cond["control"] = self._controls.setdefault(control, MapControl(control, PIXELS, self._tell_control))
@@ -415,12 +430,12 @@ class ComfyHost:
 
     def _apply_model(self, executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The model's call: with the map if one came along, watched if asked."""
-        index = kwargs.pop(PIXELS, None)
+        index, inputs = kwargs.pop(PIXELS, None), dict(kwargs)
         if self._pixels is not None and not self._as_comfy:
             kwargs.pop("denoise_mask", None)  # some models scale their timestep by it
         if self._pixels is not None and index is None:
             self._arrival.interfered()
-        if self._pixels is not None and index.shape != (x.shape[0], *self._size_in(x)):
+        if self._pixels is not None and index.shape != (x.shape[0], *x.shape[-self._dims :]):
             raise self._arrival.cut_up(x)
         options = kwargs.get("transformer_options") or (args[3] if len(args) > 3 else {})
         chunks = list(zip(options.get("uuids", ()), options.get("cond_or_uncond", ()), strict=True))
@@ -428,11 +443,11 @@ class ComfyHost:
         with ExitStack() as stack:
             stack.enter_context(self._arrival.let_through(model))
             if index is not None and self._pixels is not None:
-                stack.enter_context(self.network.told(model, self._pixels, index, kwargs))
+                stack.enter_context(self.network.told(model, self._pixels, index, inputs, self._as_comfy))
             parts: list[_Part] = []
             if self._watched:
                 text = (args[1] if len(args) > 1 else kwargs["c_crossattn"]).shape[1]
-                reader = self.network.reader(uncompiled(model.diffusion_model), x, text, kwargs)
+                reader = self.network.reader(uncompiled(model.diffusion_model), clip_of(x, self._shapes), text, kwargs)
                 parts = self._parts_to_watch(chunks, x, reader)
                 seen = stack.enter_context(reader.watching([part[:2] for part in parts], options)) if parts else options
                 args, kwargs = _with_options(args, kwargs, seen)
@@ -473,7 +488,7 @@ class ComfyHost:
 
     def _size_in(self, x: Tensor) -> tuple[int, ...]:
         """The size of latents that the model is given: of the whole picture or a part of it."""
-        return tuple(x.shape[-len(self._size) :])
+        return self._size if self._shapes is not None else tuple(x.shape[-len(self._size) :])
 
 
 def _with_options(args: tuple, kwargs: dict, options: Mapping[str, Any]) -> tuple[tuple, dict]:

@@ -152,7 +152,7 @@ class UNet:
         return LayerReader(self._layers[network])
 
     def told(
-        self, model: Any, latents: PixelTimesteps, index: Tensor, inputs: dict[str, Any]
+        self, model: Any, latents: PixelTimesteps, index: Tensor, inputs: dict[str, Any], masked: bool = True
     ) -> AbstractContextManager[None]:  # fmt: skip
         """While it lasts, a model's network knows the noise level of every pixel, see ``told``."""
         return self.holder_told(model, "model_sampling", model.diffusion_model, latents, index, inputs)

@@ -25,6 +25,7 @@ from .conditioning import ANNOTATION, check_words, last_word
 from .guidance import check_guidance
 from .host import WRAPPER_KEY, ComfyHost, WrappersMP
 from .model import control_chain
+from .nested import Shapes, clip_of, grid_of, shapes_of
 from .network import control_network_of, is_framed, is_served, network_of, patch_of, reads_words, size_of
 from .notices import Notices, say_of_crowding, say_of_length, say_of_masks
 from .relay import Carried, Course, course_of, leave, outer_sample
@@ -101,7 +102,9 @@ def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
         disable_pbar: bool = False,
         **kwargs: Any,
     ) -> Tensor:
-        size = size_of(noise)
+        shapes = shapes_of(guider, noise)
+        picture = clip_of(noise, shapes)
+        size = size_of(picture)
         patch = patch_of(guider.inner_model.diffusion_model, len(size))
         plan, say = make_plan(timestep_map, *size, patch=patch), Notices(options.node)
         latent_format = guider.inner_model.latent_format
@@ -124,7 +127,7 @@ def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
                 return torch.zeros_like(noise) if latent_image is None else latent_image
             sigmas = sigmas[-1 - max(1, round((len(sigmas) - 1) * timestep_map.denoise)) :]
             course = Course(sigmas, range(len(sigmas) - 1))
-        share = _drawn(plan, noise, denoise_mask, patch, say) if course.carried is None else course.carried.share
+        share = _drawn(plan, noise, denoise_mask, patch, shapes, say) if course.carried is None else course.carried.share
         asks_nothing = plan.idle and share is None and not options.eta and course.carried is None
         idle = (options.shortcut and asks_nothing) or len(sigmas) < 2
         words = plan.words
@@ -133,9 +136,9 @@ def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
             course = Course(sigmas, range(len(sigmas) - 1))
         steps = len(course.sigmas) - 1
         start = Start(steps, noise.shape[0], plan.regions, words, latent_format, course.part)
-        say_of_masks(say, timestep_map, plan, *noise.shape[-2:])
+        say_of_masks(say, timestep_map, plan, *size[-2:])
         crowding = None if idle else _crowding(plan, steps, say)
-        shown = is_served(guider.inner_model.diffusion_model, noise)
+        shown = is_served(guider.inner_model.diffusion_model, picture)
         with _everyone(options, start, crowding, shown) as on_step:
             if idle:
                 if on_step is not None:
@@ -157,10 +160,10 @@ def _crowding(plan: Plan, steps: int, say: Notices) -> Crowding | None:
 
 
 def _drawn(
-    plan: Plan, noise: Tensor, denoise_mask: Tensor | None, patch: tuple[int, ...], say: Notices
+    plan: Plan, noise: Tensor, denoise_mask: Tensor | None, patch: tuple[int, ...], shapes: Shapes | None, say: Notices
 ) -> Tensor | None:  # fmt: skip
     """How much of each token (B, *grid) is drawn, where the model sees known ones clean or ahead; None: they are noised."""
-    if denoise_mask is None or not (plan.clean or plan.lead) or noise.ndim not in (4, 5):
+    if denoise_mask is None or not (plan.clean or plan.lead):
         return None
     if not torch.count_nonzero(noise):
         say(
@@ -168,8 +171,9 @@ def _drawn(
             "latents come noisy, the known pixels too. They are taken as noised."
         )
         return None
-    mask = denoise_mask[:, :, 0] if is_framed(noise) else denoise_mask
-    return TokenGrid(size_of(noise), patch).most(drawn(mask))
+    mask, picture = clip_of(denoise_mask, shapes), clip_of(noise, shapes)
+    mask = mask[:, :, 0] if is_framed(picture) else mask
+    return TokenGrid(size_of(picture), patch).most(drawn(mask))
 
 
 @contextmanager
@@ -226,12 +230,14 @@ def _watch_stock(
         host = ComfyHost(guider, extra_args, words, noise)
         host.watch_only()
         extra_args = {**extra_args, "model_options": host.model_options}
-    shape = (noise.shape[0], *size_of(noise))
+    shapes = shapes_of(guider, noise)
+    shape = (noise.shape[0], *size_of(clip_of(noise, shapes)))
 
     def report(step: int, denoised: Tensor, x: Tensor, steps: int) -> None:
         seen = host.attention() if host is not None else None
         level = torch.full(shape, float(step), device=x.device)
-        shown = [latents[:, :, 0] if is_framed(latents) else latents for latents in (x, denoised)]
+        shown = [clip_of(latents, shapes) for latents in (x, denoised)]
+        shown = [latents[:, :, 0] if is_framed(latents) else latents for latents in shown]
         on_step(Snapshot(step, *shown, None, level, torch.full_like(level, -1, dtype=torch.long), seen))
         if callback is not None:
             callback(step, denoised, x, steps)
@@ -247,7 +253,8 @@ class _Run:
         latent: Tensor | None, denoise_mask: Tensor | None, share: Tensor | None, plan: Plan, say: Notices,
     ) -> None:  # fmt: skip
         check_guider(guider)
-        network = network_of(guider.inner_model, noise)
+        self.shapes = shapes_of(guider, noise)
+        network = network_of(guider.inner_model, clip_of(noise, self.shapes))
         conds = _positive(guider)
         check_words(plan.words, conds)
         check_guidance(extra_args["model_options"])
@@ -260,7 +267,7 @@ class _Run:
         latent = torch.zeros_like(noise) if latent is None else latent.float()
         if course.carried is not None:
             noise, latent = course.carried.noise, course.carried.latent
-        self.ksampler, self.plan, self.sigmas, self.share, self.patch = ksampler, plan, sigmas, share, network.patch
+        self.ksampler, self.plan, self.sigmas, self.share = ksampler, plan, sigmas, share
         self.course, self.kind = course, type(guider.inner_model.latent_format)
         if not plan.level and not torch.count_nonzero(latent):
             say(
@@ -273,6 +280,7 @@ class _Run:
         self.host.inpaint(self._inpaint_model(guider, noise, latent), denoise_mask, as_comfy=share is None)
         self.comfy_noise, self.comfy_latent = noise, latent
         self.noise, self.latent = self.host.from_comfy(noise), self.host.from_comfy(latent)
+        self.grid = grid_of(size_of(clip_of(noise, self.shapes)), network.patch, self.shapes)
         self.clock = self.host.clock(sigmas, plan.paper)
         ahead = plan.lead > 0 and (share is not None or not plan.level)
         say_of_length(say, plan, self.clock.to(torch.device("cpu")), ahead)
@@ -293,15 +301,15 @@ class _Run:
                     denoised, x = self.host.to_comfy(snapshot.denoised), self.host.to_comfy(snapshot.x)
                     callback(snapshot.step - part.start, denoised, x, len(part))
                 if on_step is not None:
-                    on_step(snapshot)
+                    shown = [clip_of(latents, self.shapes) for latents in (snapshot.x, snapshot.denoised)]
+                    on_step(snapshot._replace(x=shown[0], denoised=shown[1]))
                 bar.update()
 
             pause = self.course.carried.pause if self.course.carried is not None else self._begin(plan)
-            grid = TokenGrid(tuple(self.noise.shape[2:]), self.patch)
-            host = holding(self.host, pause.now, self._noised, grid)
+            host = holding(self.host, pause.now, self._noised, self.grid)
             noise = self._noise_source(plan, part)
-            pause = go_on(host, pause, part.stop, self.clock, plan, self.sampler, noise, report, patch=self.patch)
-        samples = self.host.to_comfy(levelled(pause, self.clock, self._noised, self.patch))
+            pause = go_on(host, pause, part.stop, self.clock, plan, self.sampler, noise, report, grid=self.grid)
+        samples = self.host.to_comfy(levelled(pause, self.clock, self._noised, self.grid))
         if self.course.goes_on:
             leave(self._carried(pause))
         elif self.authors_end:
@@ -314,7 +322,7 @@ class _Run:
         whole = range(self.clock.steps)
         return prepare(
             self.host, self.clock, plan, shape, self.sampler, self._noised, partial(self._noise_source, part=whole),
-            self.last_word, self.share, patch=self.patch,
+            self.last_word, self.share, grid=self.grid,
         )  # fmt: skip
 
     def _carried(self, pause: Pause) -> Carried:
