@@ -104,7 +104,8 @@ def joint(call: Call, start: int = 0, between: int = 0, behind: int = 0, lead: i
     """Text and picture in one sequence. start: tokens before both. between: after the text (or, where the picture opens the
     sequence, after the picture and its tail). behind: at the very end. lead: tokens of the text before its first row."""
     if call.opens:
-        picture, text = start, start + call.picture + call.tail + between
+        picture = start + call.head
+        text = picture + call.picture + call.tail + between
         length = text + call.text + behind
     else:
         picture, text = start + call.text + between, start
@@ -178,10 +179,16 @@ def in_multiples(call: Call) -> Place:
 
 
 def with_glyphs(call: Call) -> Place:
-    """HunyuanImage: the tokens of quoted text follow the text's."""
-    glyphs = call.inputs.get("txt_byt5")
-    count = 0 if glyphs is None or call.network.byt5_in is None else glyphs.shape[1]
-    return joint(call, behind=count) if call.opens else joint(call, between=count)
+    """Hunyuan: a reference stands between text and picture. The tokens of a picture that CLIP has seen come before the text's,
+    and those of quoted text after them, or, where the network tells the kinds apart, before them too."""
+    network, inputs = call.network, call.inputs
+    count = lambda name, taken: 0 if inputs.get(name) is None or taken is None else inputs[name].shape[1]  # noqa: E731
+    glyphs, before = count("txt_byt5", network.byt5_in), count("clip_fea", network.vision_in)
+    if network.cond_type_embedding is not None:
+        glyphs, before = 0, before + glyphs
+    if call.opens:
+        return joint(call, between=before, behind=glyphs)
+    return joint(call, start=before, between=glyphs + call.head)
 
 
 def of_two_encoders(call: Call) -> Place:
@@ -194,6 +201,11 @@ def of_two_encoders(call: Call) -> Place:
     (first,) = place.text
     more = (Span(first.key + call.text + n * llama, call.rows, llama) for n in range(2))
     return place._replace(text=(first, *more))
+
+
+def cropped_behind(call: Call) -> Place:
+    """Mochi: as many tokens of the text as it has, behind the picture."""
+    return joint(call._replace(text=min(call.text, call.inputs["num_tokens"])))
 
 
 def across_after_text(call: Call) -> Place:

@@ -23,6 +23,7 @@ from .attention import (
     across_two_texts,
     before_references,
     behind_registers,
+    cropped_behind,
     evenly,
     in_multiples,
     joint,
@@ -93,6 +94,12 @@ def _wan_reference(network: nn.Module, inputs: Inputs, patch: tuple[int, ...]) -
     return 0 if given is None or network.ref_conv is None else prod(given.shape[-2:]) // prod(patch[-2:])
 
 
+def _hunyuan_reference(network: nn.Module, inputs: Inputs, patch: tuple[int, ...]) -> int:
+    """The tokens of a picture or clip that Hunyuan's networks refer to."""
+    given = inputs.get("ref_latent")
+    return 0 if given is None else tokens_of(given, patch)
+
+
 def _scail_references(network: nn.Module, inputs: Inputs, patch: tuple[int, ...]) -> int:
     """The tokens of the frames that SCAIL puts before a clip."""
     given = inputs.get("reference_latent")
@@ -150,6 +157,7 @@ LUMINA_READING = Reading(("layers",), evenly(0.5, 0.65, 4), in_multiples)
 CROSSED = evenly(0.125, 0.65, 8)
 """Where pictures cross to text in an attention of its own."""
 COSMOS_READING = Reading(("blocks",), CROSSED, across)
+COSMOS: Mapping[str, Any] = {"patch": "patch_spatial", "frames": "patch_temporal", "reading": COSMOS_READING}
 
 WAN: Mapping[str, Any] = {"frames": "patch_size", "opens": _always, "reading": Reading(("blocks",), CROSSED, across)}
 
@@ -163,7 +171,7 @@ FAMILIES: Mapping[str, Family] = {
         reading=FLUX_READING,
     ),
     "qwen_image.model.QwenImageTransformer2DModel": Family(
-        "Qwen-Image", text=TXT_MOD, tail=_references, reading=Reading(("transformer_blocks",), MIDDLE, joint)
+        "Qwen-Image", frames=1, text=TXT_MOD, tail=_references, reading=Reading(("transformer_blocks",), MIDDLE, joint)
     ),
     "modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper": Family(
         "Stable Diffusion 3 and 3.5",
@@ -173,7 +181,8 @@ FAMILIES: Mapping[str, Family] = {
     "krea2.model.SingleStreamDiT": Family(
         "Krea 2", patch="patch", tail=_references, reading=Reading(("blocks",), MIDDLE, joint)
     ),
-    "cosmos.predict2.MiniTrainDIT": Family("Cosmos Predict2", patch="patch_spatial", reading=COSMOS_READING),
+    "cosmos.predict2.MiniTrainDIT": Family("Cosmos Predict2", **COSMOS),
+    "cosmos.model.GeneralDIT": Family("Cosmos 1", **COSMOS),
     "anima.model.Anima": Family("Anima", patch="patch_spatial", reading=COSMOS_READING),
     "mage_flow.model.MageFlowTransformer2DModel": Family(
         "Mage-Flow", text=TXT_MOD, tail=_references, reading=Reading(("transformer_blocks",), MIDDLE, joint)
@@ -201,13 +210,16 @@ FAMILIES: Mapping[str, Family] = {
         "Chroma Radiance", columns=((CHROMA, _of_double_blocks),), large=(CHROMA,), reading=CHROMA_READING
     ),
     "hunyuan_video.model.HunyuanVideo": Family(
-        "HunyuanImage 2.1",
+        "HunyuanImage 2.1, HunyuanVideo 1 and 1.5",
+        frames="patch_size",
         opens=_picture_first,
         text=(*TXT_MOD, r"^txt_in$"),
+        head=_hunyuan_reference,
         reading=Reading(("double_blocks", "single_blocks"), MIDDLE, with_glyphs),
     ),
     "kandinsky5.model.Kandinsky5": Family(
-        "Kandinsky 5 Image",
+        "Kandinsky 5 Image and Video",
+        frames="patch_size",
         text=(r"text_transformer_blocks\.\d+\.text_modulation$",),
         reading=Reading(("visual_transformer_blocks",), CROSSED, across_after_text),
     ),
@@ -231,6 +243,15 @@ FAMILIES: Mapping[str, Family] = {
     "lightricks.model.LTXVModel": Family("LTX-Video", patch=1, frames=1, text=PROMPT),
     "lightricks.av_model.LTXAVModel": Family("LTX-2", patch=1, frames=1, text=PROMPT),
     "minimax.model.MiniMaxH3Model": Family("MiniMax H3", frames=1),
+    "cogvideo.model.CogVideoXTransformer3DModel": Family(
+        "CogVideoX",
+        frames="patch_size_t",
+        columns=((r"^blocks\.\d+\.norm[12]\.linear$", _second_half),),
+        reading=Reading(("blocks",), MIDDLE, joint),
+    ),
+    "genmo.joint_model.asymm_models_joint.AsymmDiTJoint": Family(
+        "Mochi", frames=1, opens=_always, text=(r"\.mod_y$",), reading=Reading(("blocks",), MIDDLE, cropped_behind)
+    ),
     "wan.model.WanModel": Family("Wan 2.1 and 2.2", head=_wan_reference, tail=_wan_further, **WAN),
     "wan.model.VaceWanModel": Family("Wan VACE", **{**WAN, "reading": Reading(("blocks",), CROSSED, across_beside_vace)}),
     "wan.model.CameraWanModel": Family("Wan Camera", tail=_wan_further, **WAN),

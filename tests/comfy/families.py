@@ -242,6 +242,37 @@ FAMILIES: dict[str, Tiny] = {
 """What docs/compatibility.md names."""
 
 WAN_22 = {**WAN, "in_dim": 48, "out_dim": 48}
+HUNYUAN_VIDEO = {
+    **HUNYUAN_IMAGE,
+    "in_channels": 16,
+    "out_channels": 16,
+    "vec_in_dim": 24,
+    "axes_dim": [8, 12, 12],
+    "patch_size": [1, 2, 2],
+}
+HUNYUAN_15 = {
+    **HUNYUAN_VIDEO, "vec_in_dim": None, "patch_size": [1, 1, 1], "in_channels": 65, "out_channels": 32, "byt5": True,
+    "use_cond_type_embedding": True, "vision_in_dim": 1152, "meanflow_sum": True, "guidance_embed": False,
+}  # fmt: skip
+COSMOS_1 = {
+    **{key: value for key, value in COSMOS.items() if key not in ("min_fps", "max_fps", "rope_enable_fps_modulation")},
+    "image_model": "cosmos", "block_config": "FA-CA-MLP", "pos_emb_learnable": False, "block_x_format": "THWBD",
+    "affline_emb_norm": True, "extra_per_block_abs_pos_emb": True, "extra_per_block_abs_pos_emb_type": "learnable",
+    "rope_h_extrapolation_ratio": 1.0, "rope_w_extrapolation_ratio": 1.0, "rope_t_extrapolation_ratio": 2.0,
+    "extra_h_extrapolation_ratio": 1.0, "extra_w_extrapolation_ratio": 1.0, "extra_t_extrapolation_ratio": 2.0,
+}  # fmt: skip
+COGVIDEO = {
+    "image_model": "cogvideox", "num_attention_heads": 2, "attention_head_dim": 32, "in_channels": 16, "out_channels": 16,
+    "time_embed_dim": 32, "text_embed_dim": TEXT, "num_layers": 2, "max_text_seq_length": TOKENS, "patch_size": 2,
+    "use_rotary_positional_embeddings": True,
+}  # fmt: skip
+MOCHI = {
+    "image_model": "mochi_preview", "depth": 3, "patch_size": 2, "num_heads": 2, "hidden_size_x": 64, "hidden_size_y": 48,
+    "mlp_ratio_x": 192.0, "mlp_ratio_y": 128.0, "learn_sigma": False, "in_channels": 12, "qk_norm": True, "qkv_bias": False,
+    "out_bias": True, "attn_drop": 0.0, "patch_embed_bias": True, "posenc_preserve_area": True, "timestep_mlp_bias": True,
+    "attend_to_padding": False, "timestep_scale": 1000.0, "use_t5": True, "t5_feat_dim": TEXT, "t5_token_length": TOKENS,
+    "rope_theta": 10000.0,
+}  # fmt: skip
 FRAMES = 3
 
 
@@ -254,7 +285,7 @@ class Vision(NamedTuple):
 
 def vision(**more: Any) -> Callable[[], dict[str, Any]]:
     """Conditioning with a picture that CLIP has seen."""
-    seen = Vision(random(1, 257, 1280, seed=4), random(1, 729, 1152, seed=4))
+    seen = Vision(random(1, 257, 1280, seed=4), random(1, 30, 1152, seed=4))
     return lambda: {"clip_vision_output": seen, **more}
 
 
@@ -300,12 +331,30 @@ CLIPS: dict[str, Tiny] = {
             driving_mask_28ch=frame(FRAMES, 28, 6, 8), ref_mask_28ch=frame(FRAMES + 1, 28, 12, 16),
         ),
     ),
+    "HunyuanVideo": clip("HunyuanVideo", HUNYUAN_VIDEO, more=pooled),
+    "HunyuanVideo I2V, token replace": clip(
+        "HunyuanVideo", {**HUNYUAN_VIDEO, "guidance_embed": False}, more=lambda: {**pooled(), "guiding_frame_index": 0}
+    ),
+    "HunyuanVideo 1.5": clip("HunyuanVideo15", HUNYUAN_15, 32, more=vision(conditioning_byt5small=frame(9, 1472), **pooled())),
+    "Cosmos 1": clip("CosmosT2V", COSMOS_1),
+    "Cosmos Predict2 Video": clip("CosmosT2IPredict2", COSMOS),
+    "CogVideoX": clip("CogVideoX_T2V", COGVIDEO),
+    "CogVideoX 1.5": clip("CogVideoX_T2V", {**COGVIDEO, "patch_size_t": 2}, frames=5),
+    "Mochi": clip("GenmoMochi", MOCHI, 12, more=lambda: EVERY_TOKEN),
+    "Kandinsky 5 Video": clip("Kandinsky5", {**KANDINSKY, "visual_embed_dim": 132}, more=pooled),
+    "Qwen-Image-Layered": clip(
+        "QwenImage", {**QWEN, "use_additional_t_cond": True, "default_ref_method": "negative_index"},
+        more=references((1, 16, 1, 12, 10)),
+    ),
 }  # fmt: skip
-"""Of these too; their latents are clips."""
+"""Of these too; their latents are clips, or layers."""
 
 MODELS: dict[str, Tiny] = {
     **FAMILIES,
     **CLIPS,
+    "HunyuanVideo with a reference": clip(
+        "HunyuanVideo", HUNYUAN_VIDEO, more=lambda: {**pooled(), "ref_latent": frame(16, 1, 12, 16)}
+    ),
     "Anima with T5's tokens": Tiny(
         "Anima", {**COSMOS, "image_model": "anima", "crossattn_emb_channels": 1024}, framed=True, width=1024,
         more=lambda: {"t5xxl_ids": torch.arange(5, 22, dtype=torch.int), "t5xxl_weights": torch.ones(17)},
@@ -323,6 +372,7 @@ LACKS: Mapping[str, frozenset[str]] = {
     "0.8.0": frozenset({
         "Z-Image pixel", "LongCat-Image", "Krea 2", "Krea 2 with references", "Anima", "Mage-Flow", "Mage-Flow with references",
         "Boogu", "ERNIE-Image", "PixelDiT", "Ideogram 4", "Lens", "JoyImage", "Wan SCAIL", "Wan SCAIL-2",
+        "CogVideoX", "CogVideoX 1.5",
     }),
 }  # fmt: skip
 """The versions of ComfyUI that are tested, and the families that each has not."""
@@ -330,13 +380,16 @@ EVEN = frozenset({"HiDream-E1", "Chroma Radiance", "Kandinsky 5 Image", "PixArt 
 NOT_ODD: Mapping[str, frozenset[str]] = {"0.33.0": EVEN, "0.8.0": EVEN | {"Cosmos Predict2"}}
 """The families that a version itself cannot sample at odd sizes (HiDream-E1: beside its picture, which has one size here)."""
 
+ONE_AT_A_TIME: Mapping[str, frozenset[str]] = {"0.33.0": frozenset(), "0.8.0": frozenset({"HunyuanVideo I2V, token replace"})}
+"""The families of which a version itself cannot sample two clips, or a prompt and its negative, at once."""
+
 
 def randomise(network: nn.Module) -> None:
     """Weights from one seed, of a size that lets every part matter. ComfyUI leaves them as memory was."""
     generator = torch.Generator().manual_seed(3)
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         leaf = name.rsplit(".", 1)[-1]
-        if not tensor.is_floating_point() or tensor.numel() == 0 or "freq" in leaf:
+        if not tensor.is_floating_point() or tensor.numel() == 0 or "freqs" in leaf or "inv_freq" in leaf:
             continue
         values = torch.randn(tensor.shape, generator=generator)
         table = any(part in name for part in ("table", "pos_embed", "_token")) or leaf in ("modulation", "lin")

@@ -119,6 +119,9 @@ def exchanged(network: nn.Module, call: Call) -> Tensor:
         shape = value.shape
         if shape[0] == copies * batch * tokens:  # a network of pixels has each token in its batch
             return chosen(value.reshape(copies, batch, tokens, -1), own).view(shape)
+        if value.ndim == 5 and tuple(shape[:3]) == places.grid:  # Cosmos 1 has the batch behind the tokens
+            first = value.movedim(3, 0)
+            return exchange(first, of_references).movedim(0, 3) if first.shape[0] == copies * batch else value
         if shape[0] != copies * batch:
             return value
         apart = value.view(copies, batch, *shape[1:])

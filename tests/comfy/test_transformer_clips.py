@@ -7,8 +7,8 @@ import torch
 from asyndm_pack.asyndm_core.embedding import PixelTimesteps
 from asyndm_pack.asyndm_core.timestep_rows import TimestepRows
 from asyndm_pack.nodes.comfy.network import network_of
-from families import CLIPS, empty, prompt, random, transformer
-from test_transformers import TOLERANCE, Call, calls_of, exchanged
+from families import CLIPS, ONE_AT_A_TIME, empty, prompt, random, transformer
+from test_transformers import TOLERANCE, VERSION, Call, calls_of, exchanged
 from tiny import difference, hooks_of, ksampler
 from torch import Tensor
 
@@ -20,10 +20,14 @@ every_clip = pytest.mark.parametrize(
 class Evaluation:
     """An evaluation of a model, as ComfyUI's sampler asks for it: at one sigma, and then at a map of them.
 
-    Of two pictures, with a prompt and its negative.
+    Of two clips, with a prompt and its negative, if not said otherwise.
     """
 
-    def __init__(self, name: str, size: tuple[int, ...] | None = None, batch: int = 2, mask: Tensor | None = None) -> None:
+    def __init__(
+        self, name: str, size: tuple[int, ...] | None = None, batch: int = 2, cfg: float = 2.0, mask: Tensor | None = None
+    ) -> None:  # fmt: skip
+        if name in ONE_AT_A_TIME.get(VERSION, ()) and (batch > 1 or cfg != 1):
+            pytest.skip("this ComfyUI itself has one at a time")
         self.patched = transformer(name)
         self.model = self.patched.model
         samples = empty(name, batch, size)["samples"]
@@ -33,7 +37,7 @@ class Evaluation:
         self.model._apply_model = lambda *args, **kwargs: given.append((args, kwargs)) or own(*args, **kwargs)
         try:
             with calls_of(self.patched) as calls:
-                ksampler(self.patched, steps=2, cfg=2.0, scheduler="simple", positive=prompt(name), negative=prompt(name, 6),
+                ksampler(self.patched, steps=2, cfg=cfg, scheduler="simple", positive=prompt(name), negative=prompt(name, 6),
                          image=image)  # fmt: skip
         finally:
             del self.model._apply_model
@@ -82,3 +86,10 @@ def test_every_token_of_every_frame_is_exact(name: str) -> None:
     assert type(call.output) is type(denoised) is Tensor and isinstance(call.rows, TimestepRows)
     assert difference(call.output, exchanged(evaluation.model.diffusion_model, call)) < TOLERANCE
     assert difference(call.output, evaluation.stock.output) > 1e-3
+
+
+def test_a_clip_that_refers_to_a_picture() -> None:
+    """HunyuanVideo; ComfyUI has one at a time."""
+    evaluation = Evaluation("HunyuanVideo with a reference", batch=1, cfg=1.0)
+    call, _ = evaluation.at(torch.full((3,), evaluation.sigma), evaluation.map(3))
+    assert difference(call.output, evaluation.stock.output) < TOLERANCE
