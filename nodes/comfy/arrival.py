@@ -97,6 +97,15 @@ class Arrival:
         )
         return self._fault
 
+    def words_in_windows(self) -> InterferenceError:
+        """The error of following words in a clip that the model sees by context windows."""
+        self._fault = InterferenceError(
+            "AsynDM cannot follow words in context windows, where the model sees a part of the clip at a time. Paint the "
+            "regions (connect mask to Cross-Attention Mask and set mask_mode to replace), bypass the context windows, or "
+            f"{SWITCH_OFF}."
+        )
+        return self._fault
+
     def check_read(self, words: Sequence[str], sigma: float) -> None:
         """InterferenceError where some of ``words`` should have been read by now, at ``sigma``, and none was."""
         if self.read:

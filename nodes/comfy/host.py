@@ -8,9 +8,10 @@ the model's own. All of it hangs on a copy of the options that ComfyUI gives its
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import comfy.conds
@@ -18,6 +19,7 @@ import comfy.model_patcher
 import comfy.patcher_extension
 import comfy.samplers
 import torch
+from comfy.context_windows import IndexListContextWindow
 from torch import Tensor, nn
 
 from ...asyndm_core.attention import Attention, AttentionSum, BlockMean, LayerSum, enlarged, token_columns
@@ -339,13 +341,17 @@ class ComfyHost:
         self, executor: Any, model: Any, conds: list, x: Tensor, timestep: Tensor, model_options: dict, **kwargs: Any
     ) -> Any:
         """Send the map along with every cond, and note which conds are to be watched in this call."""
+        window = self._window(x, model_options)
         if self._watching:
+            if window is not None and not self._every_prediction:
+                raise self._arrival.words_in_windows()
             if self._every_prediction and x is not self._input:  # one prediction may call this more than once
                 self._input, self._seen, self._done = x, self._nothing_seen(), set()
             sigma = timestep[0] if self._reference is None else self._reference
             self._watched = self._conds_to_watch(conds, x[:, :1], sigma)
         if self._pixels is not None:
             index = self.to_comfy(self._pixels.index[:, None])
+            index = index if window is None else window(index)
             if x.shape[0] != index.shape[0] or x.shape[2:] != index.shape[2:]:
                 raise self._arrival.cut_up(x)
             conds = [None if group is None else [self._with_map(cond, index) for cond in group] for group in conds]
@@ -354,6 +360,14 @@ class ComfyHost:
         finally:
             self._done |= self._watched.keys()
             self._watched = {}
+
+    def _window(self, x: Tensor, model_options: dict) -> Callable[[Tensor], Tensor] | None:
+        """What takes the frames of x from maps like ComfyUI's latents, where it shows the model a clip by context windows."""
+        window = model_options.get("transformer_options", {}).get("context_window")
+        if x.shape[2:] == self._picture.shape[2:] or not isinstance(window, IndexListContextWindow):
+            return None
+        kept = getattr(model_options.get("context_handler"), "latent_retain_index_list", [])
+        return partial(window.get_tensor, retain_index_list=kept)
 
     def _with_map(self, cond: dict, index: Tensor) -> dict:
         """A cond with the map beside it, for its ControlNets too. ComfyUI batches conds of the same control object."""

@@ -11,6 +11,7 @@ import comfy.controlnet
 import comfy.samplers
 import torch
 from comfy.k_diffusion import sampling as k_diffusion
+from comfy.patcher_extension import WrapperExecutor
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -144,11 +145,20 @@ def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
                 if on_step is not None:
                     extra_args, callback = _watch_stock(guider, extra_args, callback, noise, words, on_step)
                 return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar, **kwargs)
-            sampler = sampler_of(executor.class_obj, options.eta, say, for_all)
-            run = _Run(
-                executor.class_obj, sampler, guider, course, extra_args, noise, latent_image, denoise_mask, share, plan, say
-            )  # fmt: skip
-            return run.sample(callback, disable_pbar, on_step)
+            ksampler = executor.class_obj
+            sampler = sampler_of(ksampler, options.eta, say, for_all)
+
+            def run(
+                guider: Any, sigmas: Tensor, extra_args: dict, callback: Callable | None, noise: Tensor, latent: Tensor | None,
+                mask: Tensor | None, disable_pbar: bool, **kwargs: Any,
+            ) -> Tensor:  # fmt: skip
+                made = _Run(ksampler, sampler, guider, course, extra_args, noise, latent, mask, share, plan, say)
+                return made.sample(callback, disable_pbar, on_step)
+
+            inner = WrapperExecutor.new_class_executor(run, ksampler, executor.wrappers, executor.idx + 1)  # of other packs
+            return inner.execute(
+                guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar, **kwargs
+            )
 
     return sampler_sample
 

@@ -230,3 +230,16 @@ def test_other_packs_wrappers_are_called() -> None:
     assert difference(lagging, ksampler(asyn(model()))) > 1e-3
     with untouched(patched):
         ksampler(asyn(patched, painted(LEFT)))
+
+
+def test_wrappers_behind_ours_are_called() -> None:
+    """Whatever the order of the nodes: what another pack puts around the sampler is around ours."""
+
+    def quieter(executor: Any, guider: Any, sigmas: Tensor, more: dict, callback: Any, noise: Tensor, *args: Any) -> Tensor:
+        return executor(guider, sigmas, more, callback, 0.9 * noise, *args)
+
+    before, behind = model().clone(), asyn(model())
+    for patched in (before, behind):
+        patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "another", quieter)
+    assert same(ksampler(behind), ksampler(asyn(before)))
+    assert difference(ksampler(behind), ksampler(asyn(model()))) > 1e-3
