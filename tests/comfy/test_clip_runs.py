@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.context_windows
 import comfy.sample
 import comfy.samplers
 import pytest
@@ -12,6 +13,7 @@ from asyndm_pack.asyndm_core.live import maps_of
 from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap
 from asyndm_pack.asyndm_core.run import Snapshot
 from asyndm_pack.asyndm_core.samplers import SAMPLERS
+from asyndm_pack.nodes.comfy.arrival import InterferenceError
 from asyndm_pack.nodes.comfy.conditioning import ANNOTATION, Annotation
 from asyndm_pack.nodes.comfy.model import UnsupportedModelError
 from asyndm_pack.nodes.comfy.sampling import Options, apply
@@ -289,3 +291,67 @@ def test_cancel_leaves_nothing(regions: Regions) -> None:
 
     with untouched(patched, sampled), pytest.raises(Cancel):
         sampled(asyn(patched, regions, on_step=stop))
+
+
+# --- context windows ------------------------------------------------------------------------------------------------------
+
+LONG = 7
+"""Latent frames, of which five are shown at a time: windows of 17 frames that share 5."""
+
+
+def in_windows(freenoise: bool = False, retained: str = "") -> Any:
+    """Wan with ComfyUI's context windows."""
+    try:
+        from comfy_extras.nodes_context_windows import WanContextWindowsManualNode as Windows
+    except ImportError:
+        pytest.skip("this ComfyUI has no context windows")
+    more = {"latent_retain_index_list": retained} if retained else {}
+    return Windows.execute(transformer(WAN), 17, 5, "standard_static", 1, False, "pyramid", freenoise, **more).result[0]
+
+
+def long_run(patched: Any, positive: list | None = None) -> Tensor:
+    return sampled(patched, positive=positive or prompt(WAN), image=empty(WAN, size=(LONG, HEIGHT, WIDTH)))
+
+
+@pytest.mark.parametrize("freenoise", [False, True])
+def test_a_window_has_its_frames_of_the_map(freenoise: bool) -> None:
+    """Where all lag, a clip in windows is the stock sampler's in windows (mode concave)."""
+    if not hasattr(comfy.context_windows, "WindowingState"):
+        pytest.skip("before 0.33, context windows raise at sigmas that are not in the sampler's table")
+    patched = in_windows(freenoise)
+    everywhere = long_run(asyn(patched, painted(torch.ones(LONG, 4, 4)), strength=0.8))
+    assert difference(everywhere, long_run(asyn(patched, painted(LEFT), strength=0.8, mode="concave"))) < TOLERANCE
+    whole = asyn(transformer(WAN), painted(torch.ones(LONG, 4, 4)), strength=0.8)
+    assert difference(everywhere, long_run(whole)) > 1e-3
+
+
+@pytest.mark.parametrize("frame", [0, LONG - 1])
+def test_a_frame_that_lags_does_so_in_its_own_window(frame: int) -> None:
+    """In the first step after it lags, what the model says of frames in another window is stock's."""
+    mask = torch.zeros(LONG, HEIGHT, WIDTH)
+    mask[frame] = 1
+    seen: dict[float, list[Snapshot]] = {0.0: [], 0.8: []}
+    for strength, snapshots in seen.items():
+        long_run(asyn(in_windows(), painted(mask), snapshots.append, strength=strength))
+    ours, stock = (seen[strength][1].denoised.unbind(2) for strength in (0.8, 0.0))
+    assert difference(ours[frame], stock[frame]) > 1e-3
+    assert difference(ours[LONG - 1 - frame], stock[LONG - 1 - frame]) < TOLERANCE
+
+
+def test_the_order_of_the_nodes_does_not_matter() -> None:
+    """FreeNoise, which windows put around the sampler, counts behind Apply AsynDM too."""
+    region = painted(torch.ones(LONG, 4, 4)[..., :2])
+    behind = in_windows(True).clone()
+    ours = asyn(transformer(WAN), region)
+    for place in ("sampler_sample", "prepare_sampling"):
+        for key, wrappers in behind.wrappers.get(place, {}).items():
+            for wrapper in wrappers:
+                ours.add_wrapper_with_key(place, key, wrapper)
+    ours.model_options["context_handler"] = behind.model_options["context_handler"]
+    assert same(long_run(ours), long_run(asyn(in_windows(True), region)))
+
+
+def test_words_are_not_followed_in_windows() -> None:
+    with pytest.raises(InterferenceError, match=r"words in context windows.*Paint the regions"):
+        long_run(asyn(in_windows(), FOX_AND_HAT), marked())
+    assert sampled(asyn(in_windows(), FOX_AND_HAT)).isfinite().all()  # of few frames there is one window
