@@ -1,0 +1,191 @@
+"""Whole runs on clips, with their sound where they have one: ComfyUI samples both as one packed tensor.
+
+The sound keeps to the scheduler's table, whatever the clip does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from asyndm_pack.asyndm_core.regions import Regions, Target
+from asyndm_pack.asyndm_core.run import Snapshot
+from clips import CLIPS, SIZE, clip_model, first_frame_known, joined, latents, prompt, sampled, streams_of
+from families import random
+from test_transformers import nothing_attended  # noqa: F401
+from tiny import asyn, difference, hooks_of, painted, plain, same
+from torch import Tensor
+
+TOLERANCE = 1e-5
+NO_STRENGTH = Regions((Target("fox", 0.0),), mask=torch.ones(1, 8, 8), mask_mode="replace")
+NAMES = ["LTX-Video", "LTX-2", "MiniMax H3"]
+SOUNDING = NAMES[1:]
+every_clip = pytest.mark.parametrize("name", NAMES)
+every_sounding = pytest.mark.parametrize("name", SOUNDING)
+
+
+def left() -> Tensor:
+    """A painted mask: the left half of all frames."""
+    mask = torch.zeros(1, *SIZE[1:])
+    mask[..., : SIZE[2] // 2] = 1
+    return mask
+
+
+def all_same(ours: list[Tensor], stock: list[Tensor]) -> bool:
+    return len(ours) == len(stock) and all(map(same, ours, stock))
+
+
+def worst(ours: list[Tensor], stock: list[Tensor]) -> float:
+    return max(map(difference, ours, stock))
+
+
+def masked(name: str, what: str) -> dict[str, Any]:
+    """A LATENT with a mask that keeps the first frame and a part of the second; of the sound its beginning."""
+    clip, *sound = first_frame_known(name)
+    clip[:, :, 1, :, :4] = 0.4
+    for mask in sound:
+        mask.flatten(3)[..., :5] = 0
+    return latents(name, full=True, noise_mask=clip if what == "the clip" else joined(clip, *sound))
+
+
+@every_clip
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "euler_ancestral"])
+def test_what_asks_for_nothing_is_stock(name: str, sampler: str) -> None:
+    patched = clip_model(name)
+    stock = sampled(name, patched, sampler)
+    assert all_same(sampled(name, asyn(patched, NO_STRENGTH, strength=0.0), sampler), stock)
+    assert worst(sampled(name, plain(patched, NO_STRENGTH, strength=0.0), sampler), stock) < TOLERANCE
+    assert all_same(sampled(name, patched, sampler), stock)
+
+
+@every_clip
+@pytest.mark.parametrize("what", ["the clip", "both"])
+def test_a_given_frame_is_as_in_stock(name: str, what: str) -> None:
+    patched, image = clip_model(name), masked(name, what)
+    stock = sampled(name, patched, image=image)
+    assert all_same(sampled(name, asyn(patched, NO_STRENGTH, strength=0.0), image=image), stock)
+    assert worst(sampled(name, plain(patched, NO_STRENGTH, strength=0.0), image=image), stock) < TOLERANCE
+    ours = sampled(name, asyn(patched, painted(left())), image=image)
+    assert difference(ours[0], stock[0]) > 1e-3
+    assert same(ours[0][:, :, 0], stock[0][:, :, 0])
+
+
+@every_clip
+@pytest.mark.parametrize("known", ["clean", "ahead"])
+def test_a_given_frame_ahead(name: str, known: str) -> None:
+    """It comes out as it was given, and the rest sees it."""
+    patched, image = clip_model(name), masked(name, "both")
+    noised = sampled(name, asyn(patched, painted(left())), image=image)
+    ours = sampled(name, asyn(patched, painted(left()), known_pixels=known), image=image)
+    given, *sound = streams_of(image["samples"])
+    assert difference(ours[0][:, :, 0], given[:, :, 0]) < TOLERANCE
+    assert difference(ours[0], noised[0]) > 1e-3
+    for stream, was in zip(ours[1:], sound, strict=True):
+        assert difference(stream.flatten(3)[..., :5], was.flatten(3)[..., :5]) < TOLERANCE
+
+
+@every_clip
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
+@pytest.mark.usefixtures("nothing_attended")
+def test_alone_every_token_is_at_its_own_timestep(name: str, sampler: str) -> None:
+    """Without attention, the left half is that of a run where all lag, the right half stock, and the sound too."""
+    patched = clip_model(name)
+    stock = sampled(name, patched, sampler)
+    lagging = sampled(name, asyn(patched, painted(left()), mode="concave"), sampler)
+    ours = sampled(name, asyn(patched, painted(left())), sampler)
+    middle = SIZE[2] // 2
+    assert difference(lagging[0], stock[0]) > 1e-3
+    assert difference(ours[0][..., middle:], stock[0][..., middle:]) < TOLERANCE
+    assert difference(ours[0][..., :middle], lagging[0][..., :middle]) < TOLERANCE
+    for sound, was in zip(ours[1:], stock[1:], strict=True):
+        assert difference(sound, was) < TOLERANCE
+
+
+@every_sounding
+def test_the_sound_hears_of_the_clip(name: str) -> None:
+    """It attends to it, so it changes with it; it is whole."""
+    patched = clip_model(name)
+    stock, ours = sampled(name, patched), sampled(name, asyn(patched, painted(left())))
+    assert 1e-5 < difference(ours[1], stock[1]) < 0.5
+
+
+@every_sounding
+def test_latents_below_the_noise(name: str) -> None:
+    """Clip and sound of a background that is never changed stay as they are; the region is drawn anew."""
+    patched, image = clip_model(name), latents(name, full=True)
+    map_of = {"region_denoise": 0.5, "background_denoise": 0.0}
+    ours = sampled(name, asyn(patched, painted(left()), **map_of), image=image, steps=6)
+    given = streams_of(image["samples"])
+    middle = SIZE[2] // 2
+    assert difference(ours[0][..., middle:], given[0][..., middle:]) < TOLERANCE
+    assert difference(ours[0][..., :middle], given[0][..., :middle]) > 1e-2
+    assert difference(ours[1], given[1]) < TOLERANCE
+
+
+def test_each_clip_of_a_batch_has_its_own_map() -> None:
+    """The first keeps pace and is stock's, the second lags."""
+    patched, image = clip_model("LTX-2"), latents("LTX-2", 2)
+    region = painted(torch.zeros(1, *SIZE[1:]), torch.ones(1, *SIZE[1:]))
+    stock, ours = (sampled("LTX-2", m, image=image) for m in (patched, asyn(patched, region)))
+    assert all(difference(a[:1], b[:1]) < TOLERANCE for a, b in zip(ours, stock, strict=True))
+    assert difference(ours[0][1:], stock[0][1:]) > 1e-3
+
+
+def test_a_frame_of_keyframes() -> None:
+    """ComfyUI's node appends a frame at a place in time; it stays as it was given."""
+
+    class Encoder:
+        downscale_index_formula = (8, 32, 32)
+
+        def encode(self, pixels: Tensor) -> Tensor:
+            return random(1, 128, 1, *SIZE[1:], seed=9)
+
+    positive, negative = prompt("LTX-Video"), prompt("LTX-Video", 6)
+    picture = torch.rand(1, 32 * SIZE[1], 32 * SIZE[2], 3, generator=torch.Generator().manual_seed(2))
+    import comfy_extras.nodes_lt as nodes_lt
+
+    made = nodes_lt.LTXVAddGuide.execute(positive, negative, Encoder(), latents("LTX-Video"), picture, 8, 1.0)
+    positive, negative, image = getattr(made, "result", made)
+    patched = clip_model("LTX-Video")
+    stock = sampled("LTX-Video", patched, positive=positive, negative=negative, image=image)
+    level = plain(patched, NO_STRENGTH, strength=0.0)
+    assert worst(sampled("LTX-Video", level, positive=positive, negative=negative, image=image), stock) < TOLERANCE
+    for known in ("noised", "clean", "ahead"):
+        map_ = asyn(patched, painted(left()), known_pixels=known)
+        ours = sampled("LTX-Video", map_, positive=positive, negative=negative, image=image)
+        assert same(ours[0][:, :, -1], stock[0][:, :, -1])
+        assert difference(ours[0], stock[0]) > 1e-3
+
+
+@every_sounding
+def test_steps_are_reported_of_the_clip(name: str) -> None:
+    seen: list[Snapshot] = []
+    patched = asyn(clip_model(name), painted(left()), on_step=seen.append)
+    sampled(name, patched)
+    shape = (1, CLIPS[name].channels, *SIZE)
+    assert [snapshot.x.shape for snapshot in seen] == [torch.Size(shape)] * 4
+    assert seen[-1].sigma.shape == (1, 1, *SIZE) and seen[-1].denoised.shape == shape
+    idle: list[Snapshot] = []
+    sampled(name, asyn(clip_model(name), NO_STRENGTH, strength=0.0, on_step=idle.append))
+    assert [snapshot.denoised.shape for snapshot in idle] == [torch.Size(shape)] * 4
+
+
+@every_clip
+def test_a_run_that_is_cut_short_leaves_the_model_as_it_was(name: str) -> None:
+    patched = clip_model(name)
+    stock, model = sampled(name, patched), patched.model
+    sampling = model.model_sampling
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    handle = model.diffusion_model.register_forward_hook(stop)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sampled(name, asyn(patched, painted(left()), region_denoise=0.5), image=latents(name, full=True))
+    finally:
+        handle.remove()
+    assert model.model_sampling is sampling and "process_timestep" not in vars(model)
+    assert not hooks_of(model.diffusion_model)
+    assert all_same(sampled(name, patched), stock)
