@@ -533,6 +533,9 @@ def words_thumbnail(studio: Studio, name: str, title: str, *more: str) -> Pictur
     return graph_thumbnail(studio.photograph("AsynDM_CrossAttentionMask", *shown), title)
 
 
+HOLE = ("AsynDM_KSampler", "ThresholdMask", "GrowMask", "SetLatentNoiseMask", "MaskPreview")
+
+
 @picture("workflows/asyndm_z_image.jpg")
 def z_image_thumbnail(studio: Studio) -> Picture:
     """The graph."""
@@ -542,9 +545,7 @@ def z_image_thumbnail(studio: Studio) -> Picture:
 @picture("workflows/asyndm_z_image_remove.jpg")
 def z_image_remove_thumbnail(studio: Studio) -> Picture:
     """The graph, in part."""
-    studio.open("asyndm_z_image_remove")
-    types = ("AsynDM_CrossAttentionMask", "AsynDM_KSampler", "ThresholdMask", "GrowMask", "SetLatentNoiseMask", "MaskPreview")
-    return graph_thumbnail(studio.photograph(*types), "Z-Image: remove")
+    return words_thumbnail(studio, "asyndm_z_image_remove", "Z-Image: remove", *HOLE)
 
 
 @picture("workflows/asyndm_qwen_image.jpg")
@@ -565,6 +566,12 @@ def krea2_thumbnail(studio: Studio) -> Picture:
     return words_thumbnail(studio, "asyndm_krea2", "Krea 2")
 
 
+@picture("workflows/asyndm_krea2_remove.jpg")
+def krea2_remove_thumbnail(studio: Studio) -> Picture:
+    """The graph, in part."""
+    return words_thumbnail(studio, "asyndm_krea2_remove", "Krea 2: remove", *HOLE)
+
+
 @picture("workflows/asyndm_flux2_klein.jpg")
 def flux2_klein_thumbnail(studio: Studio) -> Picture:
     """The graph."""
@@ -583,16 +590,34 @@ def flux1_thumbnail(studio: Studio) -> Picture:
     return words_thumbnail(studio, "asyndm_flux1", "Flux.1")
 
 
+@picture("workflows/asyndm_flux1_kontext_edit.jpg")
+def flux1_kontext_edit_thumbnail(studio: Studio) -> Picture:
+    """The graph, in part."""
+    return words_thumbnail(studio, "asyndm_flux1_kontext_edit", "Flux.1 Kontext", "LoadImage", "PrimitiveStringMultiline")
+
+
 @picture("workflows/asyndm_sd35.jpg")
 def sd35_thumbnail(studio: Studio) -> Picture:
     """The graph."""
     return words_thumbnail(studio, "asyndm_sd35", "SD 3.5")
 
 
+@picture("workflows/asyndm_sd35_edit.jpg")
+def sd35_edit_thumbnail(studio: Studio) -> Picture:
+    """The graph, in part."""
+    return words_thumbnail(studio, "asyndm_sd35_edit", "SD 3.5: edit", "LoadImage", "AsynDM_KSampler")
+
+
 @picture("workflows/asyndm_anima.jpg")
 def anima_thumbnail(studio: Studio) -> Picture:
     """The graph."""
     return words_thumbnail(studio, "asyndm_anima", "Anima")
+
+
+@picture("workflows/asyndm_anima_edit.jpg")
+def anima_edit_thumbnail(studio: Studio) -> Picture:
+    """The graph, in part."""
+    return words_thumbnail(studio, "asyndm_anima_edit", "Anima: edit", "LoadImage", "AsynDM_KSampler")
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

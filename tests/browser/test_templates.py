@@ -13,6 +13,11 @@ from page import ROOT, Page
 
 WORKFLOWS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "workflows").glob("*.json"))}
 STEPS = 8
+LONG = [
+    f"Notice {number} of a run: as long as most, in two sentences. They say what to set, and on which node."
+    for number in range(4)
+]
+"""What a sampler might say of a run, in more lines than it shows at once."""
 FIRST = "asyndm_demo"
 """The template that a newcomer opens first."""
 ZOOM, ZOOM_OF_FIRST = 0.58, 0.7
@@ -90,23 +95,34 @@ LOADERS = {
     "CheckpointLoaderSimple": 0, "UNETLoader": 0, "CLIPLoader": 1, "DualCLIPLoader": 1, "VAELoader": 2,
 }  # fmt: skip
 """Where the first output of a node that loads files is on the demo model."""
+SIZES = {
+    "EmptyLatentImage", "EmptySD3LatentImage", "EmptyFlux2LatentImage", "EmptyHunyuanLatentVideo", "Wan22ImageToVideoLatent",
+}  # fmt: skip
+"""Nodes that say how large a picture, or a clip, is to be."""
 
 
 def on_the_demo_model(workflow: dict[str, Any]) -> dict[str, Any]:
-    """A template with the demo model in the place of its checkpoint or its network, and a picture that it can draw."""
+    """A template with the demo model in the place of its checkpoint or its networks, and a picture that it can draw."""
     changed = copy.deepcopy(workflow)
     nodes = {node["id"]: node for node in changed["nodes"]}
-    (model,) = (node for node in nodes.values() if LOADERS.get(node["type"]) == 0)
+    model, *others = (node for node in nodes.values() if LOADERS.get(node["type"]) == 0)
     for link in changed["links"]:
-        if first := LOADERS.get(nodes[link[1]]["type"]):
-            link[1], link[2] = model["id"], first
+        if nodes[link[1]]["type"] in LOADERS:
+            link[1], link[2] = model["id"], LOADERS[nodes[link[1]]["type"]] or link[2]
+    for node in others:
+        node["outputs"][0]["links"] = []
     for node in nodes.values():
         if LOADERS.get(node["type"]):
             node["outputs"][0]["links"] = []
-        elif node["type"].startswith("Empty"):
-            node["widgets_values"] = [128, 128, 1]
+        elif node["type"] in SIZES:
+            links = {slot["link"] for slot in node["inputs"] if "widget" not in slot}
+            node["inputs"] = [slot for slot in node["inputs"] if "widget" in slot]
+            changed["links"] = [link for link in changed["links"] if link[0] not in links]
+            node |= {"type": "EmptyLatentImage", "widgets_values": [128, 128, 1]}
         elif node["type"] == "ImageScaleToTotalPixels":
             node["widgets_values"][1] = (128 / 1024) ** 2
+        elif node["type"] == "FluxKontextImageScale":
+            node |= {"type": "ImageScaleBy", "widgets_values": ["area", 128 / 768]}
     network = "unet" if model["type"] == "CheckpointLoaderSimple" else "transformer"
     outputs: list[dict[str, Any]] = [{"name": kind.lower(), "type": kind, "links": []} for kind in ("MODEL", "CLIP", "VAE")]
     for number, source, slot, *_ in changed["links"]:
@@ -122,8 +138,8 @@ def files_of(workflow: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def sees_pictures(workflow: dict[str, Any]) -> bool:
-    """Whether a template's text encoder is shown pictures: the demo model's has no eyes."""
-    return any(node["type"].startswith("TextEncode") for node in workflow["nodes"])
+    """Whether a template's text encoder or network is shown pictures: the demo model's have no eyes."""
+    return any(node["type"].startswith(("TextEncode", "WanImage")) for node in workflow["nodes"])
 
 
 ALL = [
@@ -147,6 +163,17 @@ def test_opens_tidy_and_stays_so(page: Page, name: str) -> None:
     )
     page.run()
     page.frames(8)
+    assert untidy(page.js(MEASURE)) == []
+    page.js(
+        """
+        for (const node of testing.all().filter((n) => ['AsynDM_KSampler', 'AsynDM_Apply'].includes(n.type)))
+          for (const text of arguments[0])
+            window.comfyAPI.api.api.dispatchCustomEvent('asyndm.notice', { node: String(node.id), prompt: 'a prompt', text })
+        """,
+        LONG,
+    )
+    page.frames(8)
+    assert page.js("return document.querySelectorAll('.asyndm-lines .asyndm-line-notice').length") >= len(LONG)
     assert untidy(page.js(MEASURE)) == []
 
 

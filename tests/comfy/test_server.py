@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from comfy_process import PACK, Server
 from PIL import Image
-from test_workflows import FILES
+from test_workflows import FILES, shown, widgets_of
 
 from demo.scorer import score
 from demo.world import SIZE, Claims, Promise
@@ -46,14 +46,13 @@ def to_api(workflow: dict, object_info: dict[str, Any]) -> dict:
         info = object_info.get(node["type"])
         if info is None:
             continue
-        values = iter(node.get("widgets_values", ()))
+        values = node.get("widgets_values", ())
+        given = iter(values)
         inputs: dict[str, Any] = {}
-        for name, spec in inputs_of(info).items():
-            options = spec[1] if len(spec) > 1 else {}
-            if isinstance(spec[0], list) or spec[0] in ("COMBO", "INT", "FLOAT", "STRING", "BOOLEAN"):
-                inputs[name] = next(values, options.get("default"))
-                if options.get("control_after_generate"):
-                    next(values, None)
+        for name, _, options in widgets_of(shown(info["input"]), values):
+            value = next(given, options.get("default", next(iter(options.get("options", ())), None)))
+            if name != "control_after_generate":
+                inputs[name] = value
         for slot in node["inputs"]:
             if slot["link"] is not None:
                 _, source, output, *_ = links[slot["link"]]

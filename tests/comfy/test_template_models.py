@@ -18,6 +18,7 @@ import folder_paths
 import numpy as np
 import pytest
 from comfy.ldm.models.autoencoder import AutoencoderKL
+from comfy.ldm.wan import vae2_2
 from comfy.ldm.wan.vae import WanVAE
 from comfy.taesd.taesd import TAESD
 from families import MODELS, SD3, TEXT, make_transformer, randomise
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 import nodes
 
 ROOT = Path(__file__).resolve().parents[2]
-SIDE, STEPS = 128, 3
+SIDE, STEPS, LENGTH = 128, 3, 9
 
 
 def tiny_autoencoder() -> nn.Module:
@@ -43,6 +44,18 @@ def qwen_autoencoder() -> nn.Module:
     """Of Qwen-Image's class, whose latents have frames."""
     halved = [False, True, True]
     return WanVAE(dim=8, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[], temperal_downsample=halved)
+
+
+class SmallWan22(vae2_2.WanVAE):
+    """Of Wan 2.2 5B's class. ComfyUI knows its width beforehand."""
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**{**config, "dim": 8, "dec_dim": 8})
+
+
+def wan22_autoencoder() -> nn.Module:
+    """For latents of 48 channels, of 1/16 of the size."""
+    return SmallWan22(z_dim=48, temperal_downsample=[False, True, True])
 
 
 def flux2_autoencoder() -> nn.Module:
@@ -66,20 +79,28 @@ class Tiny(NamedTuple):
     autoencoder: Callable[[], nn.Module] = tiny_autoencoder
 
 
+ANIMA = Tiny("Anima", {}, "Anima", qwen_autoencoder)
+KREA2 = Tiny("Krea 2", {"txtlayers": 12, "txtdim": 16}, "Krea2", qwen_autoencoder)
 Z_IMAGE = Tiny("Z-Image", {"cap_feat_dim": 16}, "Z-Image")
 KLEIN = Tiny("Flux.2 Klein", {"context_in_dim": 48}, "Flux.2 Klein", flux2_autoencoder)
+OF_FLUX = {"context_in_dim": 16, "vec_in_dim": 16}
 OF_4096 = {**SD3["context_embedder_config"], "params": {"in_features": 4096, "out_features": 128}}
+SD35 = Tiny("Stable Diffusion 3", {"adm_in_channels": 32, "context_embedder_config": OF_4096}, "SD3")
 TINY = {
     "asyndm_z_image": Z_IMAGE,
     "asyndm_z_image_remove": Z_IMAGE,
     "asyndm_qwen_image": Tiny("Qwen-Image", {"joint_attention_dim": 16}, "Qwen-Image", qwen_autoencoder),
     "asyndm_qwen_image_edit": Tiny("Qwen-Image-Edit 2511", {"joint_attention_dim": 16}, "Qwen-Image", qwen_autoencoder),
-    "asyndm_krea2": Tiny("Krea 2", {"txtlayers": 12, "txtdim": 16}, "Krea2", qwen_autoencoder),
+    "asyndm_krea2": KREA2,
+    "asyndm_krea2_remove": KREA2,
     "asyndm_flux2_klein": KLEIN,
     "asyndm_flux2_klein_edit": KLEIN,
-    "asyndm_flux1": Tiny("Flux.1 dev", {"context_in_dim": 16, "vec_in_dim": 16}, "Flux"),
-    "asyndm_sd35": Tiny("Stable Diffusion 3", {"adm_in_channels": 32, "context_embedder_config": OF_4096}, "SD3"),
-    "asyndm_anima": Tiny("Anima", {}, "Anima", qwen_autoencoder),
+    "asyndm_flux1": Tiny("Flux.1 dev", OF_FLUX, "Flux"),
+    "asyndm_flux1_kontext_edit": Tiny("Flux.1 Kontext", OF_FLUX, "Flux"),
+    "asyndm_sd35": SD35,
+    "asyndm_sd35_edit": SD35,
+    "asyndm_anima": ANIMA,
+    "asyndm_anima_edit": ANIMA,
 }
 
 
@@ -152,6 +173,7 @@ def prompt(
         return encode(self, pixels[:, ::shrink, ::shrink])
 
     monkeypatch.setattr(comfy.sd.VAE, "encode", encode_small)
+    monkeypatch.setattr(vae2_2, "WanVAE", SmallWan22)
     monkeypatch.setattr(comfy.sd, "load_checkpoint_guess_config", load_checkpoint)
     monkeypatch.setattr(comfy.sd, "load_diffusion_model", lambda *_, **__: model)
     monkeypatch.setattr(comfy.sd, "load_clip", load_clip)
@@ -172,9 +194,16 @@ def small(prompt: dict[str, Any]) -> dict[str, Any]:
         image = prompt[number]["inputs"]["image"]
         inputs = {"image": image, "upscale_method": "area", "width": SIDE, "height": SIDE, "crop": "disabled"}
         prompt[number] = {"class_type": "ImageScale", "inputs": inputs}
+    for number in ids_of(prompt, "CreateVideo"):
+        prompt[f"{number}000"] = {"class_type": "SaveImage", "inputs": {"images": prompt[number]["inputs"]["images"]}}
     for node in prompt.values():
-        changes = {"width": SIDE, "height": SIDE, "steps": STEPS, "megapixels": (SIDE / 1024) ** 2}
         inputs = node["inputs"]
+        changes = {"width": SIDE, "height": SIDE, "steps": STEPS, "megapixels": (SIDE / 1024) ** 2, "length": LENGTH}
+        if node["class_type"] == "EmptyImage" and inputs["batch_size"] > 1:
+            changes["batch_size"] = LENGTH - 1
+        for key in ("start_at_step", "end_at_step"):
+            if 0 < inputs.get(key, 0) < inputs.get("steps", 0):
+                changes[key] = STEPS - 1
         inputs.update({key: value for key, value in changes.items() if key in inputs and not isinstance(inputs[key], list)})
     return prompt
 
@@ -198,7 +227,8 @@ def run(tmp_path: Path) -> Iterator[Callable[[dict[str, Any]], list[np.ndarray]]
         executor.execute(prompt, f"test {runs}", {"client_id": "test"}, outputs)
         assert executor.success, executor.status_messages[-1]
         files = sorted(tmp_path.glob(f"run_{runs}_*.png"))
-        assert len(files) == len(ids_of(prompt, "SaveImage"))
+        assert len(files) >= len(ids_of(prompt, "SaveImage"))
+        assert len(list(tmp_path.glob("video/*"))) == runs * len(ids_of(prompt, "SaveVideo"))
         return [np.asarray(Image.open(file).convert("RGB")).astype(int) for file in files]
 
     yield run

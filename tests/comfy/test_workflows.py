@@ -8,7 +8,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "workflows"
 WORKFLOWS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
 EXTRAS = (
-    "nodes_cfg.py", "nodes_custom_sampler.py", "nodes_edit_model.py", "nodes_flux.py", "nodes_latent.py",
+    "nodes_cfg.py", "nodes_custom_sampler.py", "nodes_edit_model.py", "nodes_flux.py", "nodes_hunyuan.py", "nodes_latent.py",
     "nodes_mask.py", "nodes_model_advanced.py", "nodes_post_processing.py", "nodes_primitive.py", "nodes_qwen.py",
-    "nodes_sd3.py",
+    "nodes_sd3.py", "nodes_video.py", "nodes_wan.py",
 )  # fmt: skip
 """The files of comfy_extras whose nodes the templates use."""
 FILES = {
@@ -37,6 +37,8 @@ NEWER = {"krea2"}
 NOTES = {"MarkdownNote"}
 """Nodes that only the frontend knows."""
 WIDGETS: dict[str, tuple[type, ...]] = {"INT": (int,), "FLOAT": (int, float), "STRING": (str,), "BOOLEAN": (bool,)}
+CHOICE = "COMFY_DYNAMICCOMBO_V3"
+"""A widget whose value brings further widgets."""
 CONTROL = ("fixed", "increment", "decrement", "randomize")
 
 Inputs = dict[str, tuple]
@@ -58,22 +60,40 @@ def classes() -> dict[str, Any]:
     return {**nodes.NODE_CLASS_MAPPINGS, **{node.GET_SCHEMA().node_id: node for node in own}}
 
 
-def inputs_of(node_class: Any) -> Inputs:
-    """All inputs of a node in the order of its widgets: name -> (type, options)."""
-    declared = node_class.INPUT_TYPES()
+def shown(declared: Mapping[str, Any]) -> Inputs:
+    """All inputs of a declaration in the order of their widgets: name -> (type, options)."""
     pairs = itertools.chain(declared.get("required", {}).items(), declared.get("optional", {}).items())
     return {name: (spec[0], spec[1] if len(spec) > 1 else {}) for name, spec in pairs}
 
 
-def widgets_of(inputs: Inputs) -> Iterator[tuple[str, Any, dict]]:
-    """The inputs that are widgets, and the extra entry that follows a seed."""
-    for name, (kind, options) in inputs.items():
-        if isinstance(kind, list):
-            yield name, "COMBO", {**options, "options": kind}
-        elif kind == "COMBO" or kind in WIDGETS:
-            yield name, kind, options
-            if options.get("control_after_generate"):
-                yield "control_after_generate", "COMBO", {"options": CONTROL}
+def inputs_of(node_class: Any) -> Inputs:
+    """All inputs of a node: name -> (type, options)."""
+    return shown(node_class.INPUT_TYPES())
+
+
+def widgets_of(inputs: Inputs, values: Sequence[Any] = ()) -> Iterator[tuple[str, str, dict]]:
+    """The inputs that are widgets, the extra entry that follows a seed, and after a choice the widgets that it brings.
+
+    values: of the widgets, in their order; where there are none, the first choice.
+    """
+    given = iter(values)
+
+    def walk(inputs: Inputs, before: str) -> Iterator[tuple[str, str, dict]]:
+        for name, (kind, options) in inputs.items():
+            kind, options = ("COMBO", {**options, "options": kind}) if isinstance(kind, list) else (kind.split(",")[0], options)
+            if kind == CHOICE:
+                brought = {option["key"]: option["inputs"] for option in options["options"]}
+                value = next(given, next(iter(brought)))
+                yield before + name, "COMBO", {"options": list(brought)}
+                yield from walk(shown(brought.get(value, {})), f"{before}{name}.")
+            elif kind == "COMBO" or kind in WIDGETS:
+                next(given, None)
+                yield before + name, kind, options
+                if options.get("control_after_generate"):
+                    next(given, None)
+                    yield "control_after_generate", "COMBO", {"options": CONTROL}
+
+    return walk(inputs, "")
 
 
 def value_problem(value: Any, kind: str, options: dict) -> str | None:
@@ -112,13 +132,13 @@ def node_problems(node: dict, node_class: Any) -> Iterator[str]:
     """Sockets that a run needs but are open, and widget values that do not fit."""
     inputs, where = inputs_of(node_class), f"node {node['id']} ({node['type']})"
     linked = {slot["name"] for slot in node["inputs"] if slot["link"] is not None}
-    widgets = list(widgets_of(inputs))
+    values = node.get("widgets_values", [])
+    widgets = list(widgets_of(inputs, values))
     for name in set(node_class.INPUT_TYPES().get("required", {})) - {name for name, *_ in widgets} - linked:
         yield f"{where}: required input {name} is not connected"
     for slot in node["inputs"]:
         if slot["name"] not in inputs:
             yield f"{where}: there is no input {slot['name']}"
-    values = node.get("widgets_values", [])
     lacking = [name for name, _, options in widgets[len(values) :] if "default" not in options and "options" not in options]
     if len(values) > len(widgets) or lacking:
         yield f"{where}: {len(values)} widget values for {len(widgets)} widgets"
