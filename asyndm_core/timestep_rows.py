@@ -62,6 +62,7 @@ class Layout:
                 "Use a larger picture."
             )
         self._indices: dict[Any, Tensor | None] = {}
+        self._interleaved: dict[Any, Tensor] = {}
 
     def sequence(self, length: Any) -> Tensor:
         """The row of each token (B or 1, length) of a sequence with the picture in it, or of all that follows the picture."""
@@ -94,13 +95,13 @@ class Layout:
 
         The index is flat (images x length), into rows that are listed row by row, picture by picture and frame by frame.
         """
-        key = (frames, times, length, images)
-        if key not in self._indices:
+        key = (images, frames, times, length)
+        if key not in self._interleaved:
             row = self.sequence(length).expand(images, -1)
             picture = torch.arange(images, device=row.device)[:, None]
             frame = torch.arange(length, device=row.device) // times
-            self._indices[key] = ((row * images + picture) * frames + frame).flatten()
-        return self._indices[key]  # type: ignore[return-value]
+            self._interleaved[key] = ((row * images + picture) * frames + frame).flatten()
+        return self._interleaved[key]
 
     def _index(self, extents: tuple[int, ...], part: Slice | None, images: int) -> Tensor | None:
         index = self._rows(extents, part)

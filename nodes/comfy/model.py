@@ -20,6 +20,7 @@ from ...asyndm_core.embedding import BlockTimesteps, PixelTimesteps
 from ...asyndm_core.errors import AsynDMError
 from ...asyndm_core.hooks import hooked
 from ...asyndm_core.samplers import NoiseLaw
+from ...asyndm_core.timestep_rows import TimestepRows, UnplacedError
 
 
 class UnsupportedModelError(AsynDMError):
@@ -87,6 +88,8 @@ class MapSampling(nn.Module):
 
     def calculate_denoised(self, sigma: Tensor, model_output: Tensor, model_input: Tensor) -> Tensor:
         """The original's, at the map's sigmas."""
+        if isinstance(model_output, TimestepRows):
+            raise UnplacedError("The network's answer is one for each timestep: they never met the picture's tokens.")
         denoised = self._original.calculate_denoised(self._sigma, fold(model_output), fold(model_input))
         return unfold(denoised, model_input)
 

@@ -352,9 +352,6 @@ CLIPS: dict[str, Tiny] = {
 MODELS: dict[str, Tiny] = {
     **FAMILIES,
     **CLIPS,
-    "HunyuanVideo with a reference": clip(
-        "HunyuanVideo", HUNYUAN_VIDEO, more=lambda: {**pooled(), "ref_latent": frame(16, 1, 12, 16)}
-    ),
     "Anima with T5's tokens": Tiny(
         "Anima", {**COSMOS, "image_model": "anima", "crossattn_emb_channels": 1024}, framed=True, width=1024,
         more=lambda: {"t5xxl_ids": torch.arange(5, 22, dtype=torch.int), "t5xxl_weights": torch.ones(17)},
@@ -376,8 +373,11 @@ LACKS: Mapping[str, frozenset[str]] = {
     }),
 }  # fmt: skip
 """The versions of ComfyUI that are tested, and the families that each has not."""
-EVEN = frozenset({"HiDream-E1", "Chroma Radiance", "Kandinsky 5 Image", "PixArt Sigma", "PixArt Alpha"})
-NOT_ODD: Mapping[str, frozenset[str]] = {"0.33.0": EVEN, "0.8.0": EVEN | {"Cosmos Predict2"}}
+EVEN = frozenset({
+    "HiDream-E1", "Chroma Radiance", "Kandinsky 5 Image", "PixArt Sigma", "PixArt Alpha", "Wan Fun with a reference", "Wan VACE",
+    "Wan Animate", "HunyuanVideo", "HunyuanVideo I2V, token replace", "Cosmos 1", "Mochi", "Kandinsky 5 Video",
+})  # fmt: skip
+NOT_ODD: Mapping[str, frozenset[str]] = {"0.33.0": EVEN, "0.8.0": EVEN | {"Cosmos Predict2", "Cosmos Predict2 Video"}}
 """The families that a version itself cannot sample at odd sizes (HiDream-E1: beside its picture, which has one size here)."""
 
 ONE_AT_A_TIME: Mapping[str, frozenset[str]] = {"0.33.0": frozenset(), "0.8.0": frozenset({"HunyuanVideo I2V, token replace"})}

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,7 @@ import comfy.model_base
 import comfy.samplers
 import families as tested
 import pytest
+import test_transformer_clips
 import test_transformer_machines
 import test_transformer_words
 import test_transformers
@@ -375,6 +376,7 @@ ELSEWHERE = (
         "test_errors",
     ),
     ("Diffusion transformers of images", "yes", "the families below", "test_transformers"),
+    ("Diffusion transformers of video", "yes", "the families below", "test_transformer_clips"),
     (
         "Transformers with quantised weights, LoRA, torch.compile",
         "yes",
@@ -521,6 +523,15 @@ the tests of tokens alone. A network that spreads its timestep in a new way may 
 never code of its own.
 """
 
+CLIPS_HEAD = """## Video models
+
+The same of clips, latents with frames: every token of every frame has its own timestep, and in every evaluation of a map each
+clip of a batch its own map, against the independent reference. A frame that is given (image to video by a noise mask in Wan 2.2
+5B, Cosmos Predict2) is told less noise as the model itself has it. Networks that take a timestep per token or frame themselves
+(Wan, Cosmos Predict2) say the same to 1e-6. Wan's two experts are sampled by two samplers with one clock.
+
+"""
+
 COLUMNS: dict[str, tuple[Callable, ...]] = {
     "even": (
         test_transformers.test_what_asks_for_nothing_is_stock,
@@ -540,6 +551,15 @@ COLUMNS: dict[str, tuple[Callable, ...]] = {
     ),
 }
 """What the table of families says, and the tests that it says it by."""
+CLIP_COLUMNS: dict[str, tuple[Callable, ...]] = {
+    "even": (test_transformer_clips.test_a_uniform_map_given_as_rows_is_stock, test_transformer_clips.test_bfloat16),
+    "regions": (test_transformer_clips.test_every_token_of_every_frame_is_exact,),
+    "odd": (test_transformer_clips.test_odd_sizes,),
+    "words": COLUMNS["words"],
+    "compiled": COLUMNS["compiled"],
+    "quantised": (test_transformer_clips.test_fp8_layers_stay_in_fp8, test_transformer_clips.test_quantised_tensors),
+}
+"""The same of clips."""
 
 
 def names_of(test: Callable) -> set[str]:
@@ -548,24 +568,30 @@ def names_of(test: Callable) -> set[str]:
     return {getattr(value, "values", (value,))[0] for value in mark.args[1]}
 
 
-def cell(name: str, column: str) -> str:
-    """What the table says of a family."""
-    if not all(name in names_of(test) for test in COLUMNS[column]):
+def cell(name: str, column: str, tests: Sequence[Callable]) -> str:
+    """What a table says of a family, by the tests of a column."""
+    if not all(name in names_of(test) for test in tests):
         return "–"
     having = [version for version, lacking in tested.LACKS.items() if name not in lacking]
-    working = [version for version in having if column != "odd" or name not in tested.NOT_ODD[version]]
+    without = [tested.ONE_AT_A_TIME] + [tested.NOT_ODD] * (column == "odd")
+    working = [version for version in having if not any(name in names[version] for names in without)]
     return "yes" if working == having else ", ".join(working) or "–"
 
 
-def families() -> str:
+def table(names: Iterable[str], columns: Mapping[str, Sequence[Callable]]) -> str:
     """A line for each family."""
-    heads = ["family", *tested.LACKS, *COLUMNS]
+    heads = ["family", *tested.LACKS, *columns]
     lines = [heads, ["---"] * len(heads)]
-    for name in tested.FAMILIES:
+    for name in names:
         versions = ["–" if name in lacking else "yes" for lacking in tested.LACKS.values()]
-        lines.append([name, *versions, *(cell(name, column) for column in COLUMNS)])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{FAMILIES_HEAD}{table}\n{FAMILIES_NOTE}{FAMILIES_TAIL}"
+        lines.append([name, *versions, *(cell(name, column, tests) for column, tests in columns.items())])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def families() -> str:
+    """The tables of families."""
+    pictures, clips = table(tested.FAMILIES, COLUMNS), table(tested.CLIPS, CLIP_COLUMNS)
+    return f"{FAMILIES_HEAD}{pictures}\n{FAMILIES_NOTE}{FAMILIES_TAIL}\n{CLIPS_HEAD}{clips}\n"
 
 
 def page() -> str:

@@ -16,14 +16,14 @@ from asyndm_pack.asyndm_core.regions import Regions, Target
 from asyndm_pack.asyndm_core.timestep_rows import TimestepRows
 from asyndm_pack.nodes.comfy.conditioning import ANNOTATION, Annotation
 from comfy_api.torch_helpers import set_torch_compile_wrapper
-from families import FAMILIES, make_transformer, prompt, transformer
+from families import MODELS, make_transformer, prompt, transformer
 from test_transformers import TOLERANCE, calls_of, each_its_own, left, sampled
 from tiny import asyn, difference, painted, same
 from torch import Tensor, nn
 
 COMPILED = (
     "Flux.1 dev", "Z-Image", "Qwen-Image", "Qwen-Image-Edit 2511", "Stable Diffusion 3", "Flux.2 dev", "Krea 2", "Anima",
-    "Chroma",
+    "Chroma", "Wan 2.1 and 2.2 T2V",
 )  # fmt: skip
 MORE_GRAPHS = {"Anima": 5, "Chroma": 9}
 """These are compiled anew for some numbers of timesteps."""
@@ -55,7 +55,7 @@ def test_compiled(name: str) -> None:
         graphs += 1
         return graph.forward
 
-    _, height, width = FAMILIES[name].latents
+    _, height, width = MODELS[name].latents
     region = painted(left(height, width))
     compiled = make_transformer(name).clone()
     set_torch_compile_wrapper(model=compiled, backend=backend)
@@ -147,7 +147,7 @@ def test_lora(name: str, memory: str) -> None:
     plain = sampled(name, transformer(name))
     assert difference(sampled(name, patched), plain) > 1e-3
     each_its_own(lambda change: sampled(name, change(patched), batch=2))
-    _, height, width = FAMILIES[name].latents
+    _, height, width = MODELS[name].latents
     with calls_of(patched) as calls:
         sampled(name, asyn(patched, painted(left(height, width))))
     assert any(isinstance(call.args[1], TimestepRows) for call in calls)

@@ -168,6 +168,57 @@ def test_one_map_for_all_pictures() -> None:
     assert torch.equal(torch.ones(BATCH, TOKENS, WIDTH) * rows[:, None], own)
 
 
+def test_tokens_before_the_pictures_own() -> None:
+    """In front of its stream, where that opens sequences; between text and picture otherwise."""
+    own = pixels().flatten(1)
+    assert torch.equal(layout(opens=True, head=3).sequence(TOKENS + 8), F.pad(own, (3, 5)))
+    assert torch.equal(layout(head=3, tail=2).sequence(TOKENS + 8), F.pad(own, (6, 2)))
+    with pytest.raises(UnplacedError, match="the 3 before it"):
+        layout(opens=True, head=3).sequence(TOKENS + 2)
+
+
+FRAMES = 3
+
+
+@pytest.mark.parametrize("batch", [1, BATCH])
+def test_a_timestep_for_each_frame(batch: int) -> None:
+    """Of a clip: they stay rows, and each token gets that of its row and frame, in whatever form it meets them."""
+    index = torch.stack([pixels(batch=batch), *(pixels(batch=batch).flip(dim) for dim in (1, 2))], dim=1)
+    places = Layout(index, (1, 1, 1), batch, opens=True)
+    scalar = TimestepRows.of(random(ROWS, batch), places)
+    share = random(batch, 1, FRAMES, 1, 1, seed=2)
+    told = (scalar.view(-1, 1, 1, 1, 1) * share).reshape(batch, -1)
+    assert isinstance(told, TimestepRows) and told.shape == (batch, FRAMES)
+    assert torch.equal(told.every, scalar.every[..., None] * share.view(batch, FRAMES))
+    rows = TimestepRows.of(random(ROWS, batch, FRAMES, WIDTH), places)
+    picture, frame = torch.arange(batch).view(-1, 1, 1, 1), torch.arange(FRAMES).view(-1, 1, 1)
+    own = rows.every[index, picture, frame]
+    tokens = random(batch, FRAMES, *GRID, WIDTH, seed=3)
+    assert torch.equal(tokens * rows[:, :, None, None], tokens * own)
+    each = rows.repeat_interleave(TOKENS, dim=1)
+    assert type(each) is Tensor and torch.equal(each, own.flatten(1, 3))
+    in_batch = tokens.flatten(0, 1).flatten(1, 2)
+    assert torch.equal(in_batch * rows.flatten(0, 1)[:, None], in_batch * own.flatten(0, 1).flatten(1, 2))
+    behind = torch.cat([rows, torch.zeros(batch, 1, WIDTH)], dim=1).repeat_interleave(TOKENS, dim=1)
+    assert torch.equal(behind, torch.cat([own.flatten(1, 3), torch.zeros(batch, TOKENS, WIDTH)], dim=1))
+    twice = rows.repeat_interleave(2, dim=1)
+    assert isinstance(twice, TimestepRows) and torch.equal(twice.every, rows.every.repeat_interleave(2, dim=2))
+
+
+def test_the_tokens_of_a_clip() -> None:
+    """As one sequence, as a grid, and pixel by pixel; a token is two frames long."""
+    index = pixels(batch=BATCH)[:, None].expand(-1, FRAMES, -1, -1).clone()
+    index[:, 1] = index[:, 1].flip(1)
+    whole = index.repeat_interleave(2, 1)[:, : 2 * FRAMES - 1]
+    rows = TimestepRows.of(random(ROWS, BATCH, WIDTH), Layout(whole, (2, 1, 1), BATCH))
+    own = rows.every[index, torch.arange(BATCH).view(-1, 1, 1, 1)]
+    tokens = random(BATCH, TEXT + FRAMES * TOKENS, WIDTH, seed=4)
+    assert torch.equal((tokens * rows[:, None])[:, TEXT:], tokens[:, TEXT:] * own.flatten(1, 3))
+    grid = random(BATCH, FRAMES, *GRID, WIDTH, seed=5)
+    assert torch.equal(grid * rows[:, None, None, None], grid * own)
+    assert torch.equal(grid.movedim(0, 3) * rows[None, None, None], (grid * own).movedim(0, 3))
+
+
 def test_columns_of_text_are_the_reference() -> None:
     rows = with_columns(rows_of(BATCH, WIDTH), Columns(-1, 16, 32))
     picture, text = rows.chunk(2, dim=-1)
