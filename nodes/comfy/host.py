@@ -27,6 +27,7 @@ from ...asyndm_core.clock import Clock, NoiseGrid, paper_clock, table_clock
 from ...asyndm_core.embedding import Groups, PixelTimesteps, grouped
 from ...asyndm_core.grid import TokenGrid
 from ...asyndm_core.inpainting import blend
+from ...asyndm_core.regions import SWITCH_OFF
 from ...asyndm_core.samplers import Prediction
 from .arrival import Arrival, in_force
 from .conditioning import ANNOTATION, Annotation
@@ -169,8 +170,16 @@ class ComfyHost:
         return x[:, :, 0] if self._framed else x
 
     def clock(self, sigmas: Tensor, paper: bool) -> Clock:
-        """The clock of a run over ComfyUI's table of sigmas; ``ModelSampling.sigmas`` is the model's noise grid."""
+        """The clock of a run over ComfyUI's table of sigmas; ``ModelSampling.sigmas`` is the model's noise grid.
+
+        ValueError for a table of another kind of model: above a flow's 1 there is no picture, and no log-SNR.
+        """
         table = sigmas.detach().float().cpu()
+        if self.law.flow and table.shape[0] and table[0] > 1.001:
+            raise ValueError(
+                f"The table of sigmas begins at {float(table[0]):.4g}, and those of this model (a flow) end at 1: they are of "
+                f"another kind of model. Use a scheduler node that takes the model, such as BasicScheduler, or {SWITCH_OFF}."
+            )
         grid = NoiseGrid(self.sampling.sigmas.detach().float().cpu())
         nearest = (table[:, None].clamp(min=1e-12).log() - grid.sigmas.log()).abs().argmin(dim=1)
         return (paper_clock if paper else table_clock)(table, nearest.float(), grid).to(sigmas.device)

@@ -372,7 +372,8 @@ ELSEWHERE = (
     (
         "Samplers without a per-pixel formula",
         "refused",
-        f"{', '.join(REFUSED)}: the message lists those that have one",
+        f"{', '.join(REFUSED)}: they choose steps or noise for the picture as a whole, look at the step after the next, or "
+        "(ipndm_v) have weights that do not add up to 1 where steps are uneven; the message lists those that have one",
         "test_errors",
     ),
     ("Diffusion transformers of images", "yes", "the families below", "test_transformers"),

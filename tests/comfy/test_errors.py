@@ -37,6 +37,7 @@ from tiny import (
     flat,
     ksampler,
     latent,
+    make_model,
     model,
     painted,
     patcher,
@@ -293,6 +294,14 @@ def test_a_table_that_rises() -> None:
     with untouched(flat()):
         says(ValueError, lambda: custom(asyn(flat()), euler, rising), "rises", "Flip Sigmas", SWITCH_OFF)
     assert same(custom(asyn(flat(), mode="synchronous"), euler, rising), custom(flat(), euler, rising))
+
+
+def test_a_table_of_another_kind_of_model() -> None:
+    """As AlignYourStepsScheduler gives it; dpmpp_sde would never end on it."""
+    sde, foreign = comfy.samplers.ksampler("dpmpp_sde"), torch.tensor([14.6, 6.5, 0.7, 0.0])
+    flow = make_model(ModelType.FLOW)
+    with untouched(flow):
+        says(ValueError, lambda: custom(asyn(flow), sde, foreign), "begins at 14.6", "BasicScheduler", SWITCH_OFF)
 
 
 def test_the_paper_preset_needs_its_schedule() -> None:

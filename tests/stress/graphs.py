@@ -127,6 +127,7 @@ class Maker:
         demos = self.demos()
         network = self.pick(*demos)
         demo = model = demos[network]
+        self.flow = network == "transformer"
         self.clip, self.vae = self.output(demo, 1), self.output(demo, 2)
         if network == "transformer" and self.chance(0.3):
             kinds = options_of(inputs_of(self.info["Stress_TinyTransformer"])["kind"])
@@ -437,7 +438,8 @@ class Maker:
         kind = self.pick("BasicScheduler", "BasicScheduler", "KarrasScheduler", "ExponentialScheduler", "SDTurboScheduler",
                          "BetaSamplingScheduler", "LaplaceScheduler", "PolyexponentialScheduler", "VPScheduler",
                          "AlignYourStepsScheduler", "ManualSigmas")  # fmt: skip
-        if not self.there_is(kind):
+        foreign = self.flow and "model" not in inputs_of(self.info.get(kind, self.info["BasicScheduler"]))
+        if not self.there_is(kind) or foreign:  # on a flow model ComfyUI's own dpmpp_sde never ends with those sigmas
             kind = "BasicScheduler"
         names = inputs_of(self.info[kind])
         values: dict[str, Any] = {"model": model} if "model" in names else {}
@@ -455,7 +457,7 @@ class Maker:
             graph.reasons.add("paper")
         made = self.add(kind, **values)
         more = self.pick("", "", "", "", "SplitSigmas", "SplitSigmasDenoise", "FlipSigmas", "SetFirstSigma")
-        if more and self.there_is(more):
+        if more and self.there_is(more) and not (more == "SetFirstSigma" and self.flow):
             if self.paper:
                 graph.reasons.add("paper")
             if more in ("FlipSigmas", "SetFirstSigma"):

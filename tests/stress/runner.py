@@ -251,6 +251,7 @@ class Runner:
         report.endings[how] += 1
         if find:
             report.finds.append(f"{what}: {find}")
+            print(report.finds[-1], flush=True)
         if how != "picture" or find or number % EVERY == 0:
             self.check(what)
 
