@@ -139,6 +139,9 @@ def node_problems(node: dict, node_class: Any) -> Iterator[str]:
     for slot in node["inputs"]:
         if slot["name"] not in inputs:
             yield f"{where}: there is no input {slot['name']}"
+    outputs = tuple(slot["type"] for slot in node["outputs"])
+    if node_class.RETURN_TYPES and outputs != tuple(node_class.RETURN_TYPES)[: len(outputs)]:  # those that save had none once
+        yield f"{where}: it gives {node_class.RETURN_TYPES}, and not {outputs}"
     lacking = [name for name, _, options in widgets[len(values) :] if "default" not in options and "options" not in options]
     if len(values) > len(widgets) or lacking:
         yield f"{where}: {len(values)} widget values for {len(widgets)} widgets"
