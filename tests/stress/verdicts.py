@@ -33,7 +33,7 @@ REFUSALS = {
     "model": r"^AsynDM does not support .* Use another checkpoint, or switch AsynDM off",
     "number": r"^\w+ of [\w\- ]+ is .*: it is a number between \S+ and \S+$",
     "choice": r"^\w+ of [\w\- ]+ is .*: it is one of [\w ]+, ",
-    "socket": r"^The input \w+ of [\w\- ]+ got .*: check (the node that is linked to it|its link)",
+    "socket": r"^The input \w+ of [\w\- ]+ got .*: (check (the node that is linked to it|its link)|connect a table of sigmas)",
     "long": r"^The widget \w+ of Cross-Attention Mask holds \d+ characters: at most \d+ are taken\. Shorten it",
     "half a character": r"^The widget \w+ of Cross-Attention Mask holds half a character .* type it anew",
     "many": r"^There are \d+ targets: at most \d+ can be followed\. Name the 1 to 3 things that matter in the widget targets",
