@@ -10,7 +10,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel, VideoResBl
 from torch import Tensor, nn
 
 from ...asyndm_core.regions import SWITCH_OFF
-from .families import FAMILIES, Family, control_family_of, family_of, why_not
+from .families import Family, control_family_of, family_of, why_not
 from .lightricks import Lightricks
 from .minimax import MiniMax
 from .model import UNet, UnsupportedModelError, residual_blocks
@@ -34,8 +34,9 @@ def network_of(model: Any, latent: Tensor) -> UNet | Transformer:
         raise UnsupportedModelError(
             f"AsynDM does not support {name}: "
             + (f"{reason}. " if reason else "it is told one timestep for the whole picture. ")
-            + "It needs a UNet of the SD1.x, SD2.x or SDXL family, or a transformer of "
-            f"{', '.join(known.name for known in FAMILIES.values())}. Use another checkpoint, or {SWITCH_OFF}."
+            + "It needs a UNet of the SD1.x, SD2.x or SDXL family, or a transformer that it knows: Z-Image, Qwen-Image, Krea 2, "
+            "Flux, Stable Diffusion 3, Wan, LTX, MiniMax H3 and all others that docs/compatibility.md of the pack lists. "
+            f"Use another checkpoint, or {SWITCH_OFF}."
         )
     if not served:
         raise UnsupportedModelError(

@@ -107,5 +107,5 @@ def test_a_denoise_mask_is_a_noise_level(strength: float) -> None:
     wanted = natively(shown, level, 0.7)
     said = [(shown.streams[0] - wanted[0]) / level[:, None], wanted[1]]
     ours = case.at_map(values, index)
-    assert far((case.streams[0] - ours[0]) / values[index][:, None], said[0]) < 1e-4
+    assert far((case.streams[0] - ours[0]) / values[index][:, None], said[0]) < 2e-4
     assert far(ours[1], said[1]) < TOLERANCE
