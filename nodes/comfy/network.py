@@ -34,8 +34,8 @@ def network_of(model: Any, latent: Tensor) -> UNet | Transformer:
         raise UnsupportedModelError(
             f"AsynDM does not support {name}: "
             + (f"{reason}. " if reason else "it is told one timestep for the whole picture. ")
-            + "It needs a UNet of the SD1.x, SD2.x or SDXL family, or a transformer that it knows: Z-Image, Qwen-Image, Krea 2, "
-            "Flux, Stable Diffusion 3, Wan, LTX, MiniMax H3 and all others that docs/compatibility.md of the pack lists. "
+            + "It needs a UNet of the SD1.x, SD2.x or SDXL family, or a transformer that it knows: Z-Image, Qwen-Image, "
+            "Krea 2, Flux, Stable Diffusion 3, Wan, LTX, MiniMax H3 and all others in docs/compatibility.md of the pack. "
             f"Use another checkpoint, or {SWITCH_OFF}."
         )
     if not served:
