@@ -356,7 +356,20 @@ ELSEWHERE = (
     ),
     ("Textual inversion, weights, long prompts", "yes", "", "test_tokens"),
     ("Wrappers and patches of other packs", "yes", "they are called as before", "test_state"),
-    ("Tiles and context windows within one sampling", "refused", "they cut the latents under the map", "test_errors"),
+    (
+        "Clips: batches, noise masks, Differential Diffusion, areas, prompts' masks, every sampler",
+        "yes",
+        "a mask for all frames, or one for each",
+        "test_clip_runs",
+    ),
+    (
+        "Context windows on clips, regions painted",
+        "yes",
+        "the model sees its frames' part of the map; FreeNoise; before 0.33 not in mode concave",
+        "test_clip_runs",
+    ),
+    ("Context windows on clips, regions by words", "refused", "the attention would be that of a part", "test_clip_runs"),
+    ("Tiles within one sampling", "refused", "they cut the latents under the map", "test_errors"),
     (
         "Samplers of other packs, and ComfyUI's within another pack's function",
         "refused",
