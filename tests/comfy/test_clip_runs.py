@@ -95,11 +95,10 @@ USUAL = ("euler", "res_multistep", "er_sde", "dpmpp_2m_sde")
     "sampler", [*USUAL, *(pytest.param(each, marks=pytest.mark.whole) for each in SAMPLERS if each not in USUAL)]
 )
 def test_every_sampler(sampler: str) -> None:
+    """In our own loop, to rounding (which this network makes larger, and dpmpp_sde in an inner sigma)."""
     stock = sampled(transformer(WAN), sampler=sampler)
     level = sampled(plain(transformer(WAN), FOX_AND_HAT, mode="synchronous"), sampler=sampler)
-    assert difference(level, stock) < (
-        2e-4 if sampler.startswith("dpmpp_sde") else TOLERANCE
-    )  # of its inner sigma the last bit
+    assert difference(level, stock) < (2e-4 if sampler.startswith("dpmpp_sde") else 2 * TOLERANCE)
     assert difference(sampled(asyn(transformer(WAN), painted(MOVING)), sampler=sampler), stock) > 1e-3
 
 
