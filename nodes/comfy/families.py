@@ -107,10 +107,11 @@ def _scail_references(network: nn.Module, inputs: Inputs, patch: tuple[int, ...]
 
 
 def _wan_further(network: nn.Module, inputs: Inputs, patch: tuple[int, ...], tokens: int) -> int:
-    """The tokens that Wan's networks put behind a clip: frames of Phantom and Bernini, a pose, references, S2V's motion."""
-    behind = [inputs.get(name) for name in ("time_dim_concat", "pose_latents")] + list(inputs.get("context_latents") or ())
-    if _key(network) in ("wan.model.HumoWanModel", "wan.model.WanModel_S2V"):
-        behind.append(inputs.get("reference_latent"))
+    """The tokens that Wan's networks put behind a clip: frames of Phantom and Bernini; references; S2V's motion; a pose."""
+    behind = [inputs.get("time_dim_concat"), *(inputs.get("context_latents") or ())]
+    further = {"HumoWanModel": "reference_latent", "WanModel_S2V": "reference_latent"}
+    further |= dict.fromkeys(("SCAILWanModel", "SCAIL2WanModel"), "pose_latents")
+    behind.append(inputs.get(further.get(_key(network).rpartition(".")[2], "")))
     count = sum(tokens_of(latents, patch) for latents in behind if latents is not None)
     if inputs.get("reference_motion") is not None:
         height, width = inputs["reference_motion"].shape[-2:]

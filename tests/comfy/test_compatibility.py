@@ -392,12 +392,18 @@ ELSEWHERE = (
     ("Diffusion transformers of images", "yes", "the families below", "test_transformers"),
     ("Diffusion transformers of video", "yes", "the families below", "test_transformer_clips"),
     (
+        "LTX-Video, LTX-2 and MiniMax H3, with their sound",
+        "yes",
+        "every token of a clip has its own timestep; sound is told the schedule's; painted regions",
+        "test_nested",
+    ),
+    (
         "Transformers with quantised weights, LoRA, torch.compile",
         "yes",
         "layers that compute in fp8 see ordinary batches; LoRA applied on the fly too; one more graph for maps",
         "test_transformer_machines",
     ),
-    ("Other transformers, and video models", "refused", "by name, with the reason where there is one", "test_transformers"),
+    ("Other transformers, and UNets of video", "refused", "by name, with the reason where there is one", "test_transformers"),
 )
 """Rows whose tests are in other files: name, verdict, note, file."""
 

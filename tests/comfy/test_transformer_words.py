@@ -190,10 +190,14 @@ def recorded(name: str, positive: list, noise: Tensor) -> list[Seen]:
     return record.calls
 
 
-def changed(first: Tensor, second: Tensor, least: float = 1e-3) -> list[int]:
-    """The tokens (B, heads, tokens, d) whose vectors differ, at least by a part of the greatest difference."""
+def changed(first: Tensor, second: Tensor, most: int | None = None) -> list[int]:
+    """The tokens (B, heads, tokens, d) whose vectors differ, or so many that differ most."""
     difference = (first - second).abs().amax(dim=(0, 1, 3))
-    return (difference > least * difference.amax()).nonzero()[:, 0].tolist() if difference.amax() > 1e-6 else []
+    if difference.amax() <= 1e-6:
+        return []
+    if most is not None:
+        return sorted(difference.topk(min(most, len(difference))).indices.tolist())
+    return (difference > 1e-3 * difference.amax()).nonzero()[:, 0].tolist()
 
 
 class Provenance(NamedTuple):
@@ -215,8 +219,8 @@ def provenance(name: str) -> Provenance:
     keys = {}
     for word, rows in words_of(name).items():
         other = recorded(name, with_other_rows(name, rows), noise)
-        least = 0.3 if name.startswith(("Hunyuan", "Mochi")) else 1e-3  # their text is modulated by the mean of the text
-        found = [changed(a.key, b.key, least) for a, b in zip(base, other, strict=True)]
+        mean_of_all = name.startswith(("HunyuanImage", "HunyuanVideo", "Mochi"))  # modulates their text
+        found = [changed(a.key, b.key, len(rows) if mean_of_all else None) for a, b in zip(base, other, strict=True)]
         keys[word] = [
             rows if len(rows) < call.key.shape[2] else [] for rows, call in zip(found, base, strict=True)
         ]  # HunyuanDiT tells the picture of all its text at once
