@@ -375,7 +375,8 @@ LACKS: Mapping[str, frozenset[str]] = {
 """The versions of ComfyUI that are tested, and the families that each has not."""
 EVEN = frozenset({
     "HiDream-E1", "Chroma Radiance", "Kandinsky 5 Image", "PixArt Sigma", "PixArt Alpha", "Wan Fun with a reference",
-    "Wan VACE", "Wan Animate", "HunyuanVideo", "HunyuanVideo I2V, token replace", "Cosmos 1", "Mochi", "Kandinsky 5 Video",
+    "Wan VACE", "Wan Animate", "Wan HuMo", "Wan S2V", "HunyuanVideo", "HunyuanVideo I2V, token replace", "Cosmos 1", "Mochi",
+    "Kandinsky 5 Video",
 })  # fmt: skip
 NOT_ODD: Mapping[str, frozenset[str]] = {"0.33.0": EVEN, "0.8.0": EVEN | {"Cosmos Predict2", "Cosmos Predict2 Video"}}
 """The families that a version itself cannot sample at odd sizes (HiDream-E1: beside its picture, which has one size here)."""
