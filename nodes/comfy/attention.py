@@ -137,6 +137,24 @@ def across_beside_vace(call: Call) -> Place:
     return place._replace(between=frozenset(of_controls))
 
 
+def across_beside_sound(call: Call) -> Place:
+    """LTX-2: of a block's calls, in this order, the second is the clip's to the text; others may be of the same lengths."""
+    shapes, reference = call.inputs.get("latent_shapes", ()), call.inputs.get("ref_audio")
+    sound = shapes[1][2] if len(shapes) > 1 else 0
+    sound += 0 if reference is None else reference["tokens"].shape[1]
+    clip, text = call.head + call.picture + call.tail, call.text
+    calls = [(clip, clip), (clip, text), (sound, sound), (sound, text), (clip, sound), (sound, clip)]
+    alike = [number for number, lengths in enumerate(calls) if lengths == (clip, text)]
+    blocks = range(len(call.network.transformer_blocks))
+    others = (block * len(alike) + place for block in blocks for place, number in enumerate(alike) if number != 1)
+    return across(call)._replace(again=1, between=frozenset(others))
+
+
+def before_sound(call: Call) -> Place:
+    """MiniMax H3: given pictures and the sound stand between text and clip."""
+    return joint(call, between=call.inputs["minimax_payload"]["layout"].seq_len - call.text - call.picture)
+
+
 def across_two_texts(call: Call) -> Place:
     """HunyuanDiT: the tokens of a second encoder follow those of the first."""
     further = call.inputs["encoder_hidden_states_t5"].shape[1]

@@ -19,9 +19,11 @@ from .attention import (
     across,
     across_after_text,
     across_alone,
+    across_beside_sound,
     across_beside_vace,
     across_two_texts,
     before_references,
+    before_sound,
     behind_registers,
     cropped_behind,
     evenly,
@@ -241,9 +243,13 @@ FAMILIES: Mapping[str, Family] = {
     "joyimage.model.JoyImageTransformer3DModel": Family(
         "JoyImage", opens=_always, text=TXT_MOD, reading=Reading(("double_blocks",), MIDDLE, before_references)
     ),
-    "lightricks.model.LTXVModel": Family("LTX-Video", patch=1, frames=1, text=PROMPT),
-    "lightricks.av_model.LTXAVModel": Family("LTX-2", patch=1, frames=1, text=PROMPT),
-    "minimax.model.MiniMaxH3Model": Family("MiniMax H3", frames=1),
+    "lightricks.model.LTXVModel": Family(
+        "LTX-Video", patch=1, frames=1, text=PROMPT, reading=Reading(("transformer_blocks",), CROSSED, across)
+    ),
+    "lightricks.av_model.LTXAVModel": Family(
+        "LTX-2", patch=1, frames=1, text=PROMPT, reading=Reading(("transformer_blocks",), CROSSED, across_beside_sound)
+    ),
+    "minimax.model.MiniMaxH3Model": Family("MiniMax H3", frames=1, reading=Reading(("blocks",), MIDDLE, before_sound)),
     "cogvideo.model.CogVideoXTransformer3DModel": Family(
         "CogVideoX",
         frames="patch_size_t",

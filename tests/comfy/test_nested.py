@@ -5,6 +5,7 @@ The sound keeps to the scheduler's table, whatever the clip does.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import comfy_extras.nodes_lt as nodes_lt
@@ -12,8 +13,12 @@ import pytest
 import torch
 from asyndm_pack.asyndm_core.regions import Regions, Target
 from asyndm_pack.asyndm_core.run import Snapshot
-from clips import CLIPS, SIZE, clip_model, first_frame_known, joined, latents, prompt, sampled, streams_of
-from families import random
+from asyndm_pack.nodes.comfy import attention
+from asyndm_pack.nodes.comfy.conditioning import ANNOTATION, Annotation
+from asyndm_pack.nodes.comfy.families import family_of
+from asyndm_pack.nodes.comfy.network import network_of
+from clips import CLIPS, SIZE, Evaluation, clip_model, first_frame_known, joined, latents, prompt, sampled, streams_of
+from families import TOKENS, random
 from test_transformers import nothing_attended  # noqa: F401
 from tiny import asyn, difference, hooks_of, painted, plain, same
 from torch import Tensor
@@ -186,3 +191,55 @@ def test_a_run_that_is_cut_short_leaves_the_model_as_it_was(name: str) -> None:
     assert model.model_sampling is sampling and "process_timestep" not in vars(model)
     assert not hooks_of(model.diffusion_model)
     assert all_same(sampled(name, patched), stock)
+
+
+WORDS = {"fox": (3,), "hat": (5, 6)}
+FOX = Regions((Target("fox", 1.0),))
+
+
+def watched(name: str, **more: Any) -> list[Snapshot]:
+    """The steps of a run in which words are followed."""
+    seen: list[Snapshot] = []
+    positive = prompt(name, **{ANNOTATION: Annotation(WORDS, TOKENS)})
+    sampled(name, asyn(clip_model(name), FOX, on_step=seen.append), positive=positive, **more)
+    return seen
+
+
+@pytest.mark.parametrize("name", ["LTX-Video", "LTX-2"])
+@pytest.mark.parametrize("sound", [TOKENS, prod(SIZE), 21])
+def test_words_are_read_where_the_clip_attends_to_the_text(name: str, sound: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the one attention of a block that is the clip's to the text, however long text, sound and clip are."""
+    within: list[str] = []
+    read: list[str] = []
+    network = clip_model(name).model.diffusion_model
+    handles = [
+        module.register_forward_pre_hook(lambda *_, layer=layer: within.append(layer))
+        for layer, module in network.named_modules()
+        if "attn" in layer.rsplit(".", 1)[-1]
+    ]
+    own = attention._Override._read
+    monkeypatch.setattr(attention._Override, "_read", lambda *args, **kwargs: (read.append(within[-1]), own(*args, **kwargs)))
+    clip = latents(name)["samples"]
+    image = clip if name == "LTX-Video" else joined(streams_of(clip)[0], torch.zeros(1, 8, sound, 16))
+    try:
+        seen = watched(name, image={"samples": image})
+    finally:
+        for handle in handles:
+            handle.remove()
+    blocks = family_of(network).reading.chosen(network)
+    assert read == [f"transformer_blocks.{block}.attn2" for block in sorted(blocks)] * len(seen)
+    assert all(snapshot.attention.shares.shape == (1, 1, *SIZE) for snapshot in seen)
+
+
+def test_words_are_read_between_text_and_clip_of_minimax() -> None:
+    """Where its own layout has them, with a given picture between them."""
+    case = Evaluation("MiniMax H3", minimax_keyframes=[{"resolved_frame_index": 0, "latent": random(1, 24, 1, 6, 8)}])
+    kind = network_of(case.model, case.streams[0])
+    kind.prepare_reading(kind.network)
+    place = kind.family.reading.place(kind.reader(kind.network, case.streams[0], TOKENS, case.inputs).call)
+    layout = case.inputs["minimax_payload"]["layout"]
+    start, stop, _ = next(segment for segment in layout.segments if segment[2] == "video")
+    assert (place.sequences.picture, place.sequences.queries) == (start, layout.seq_len)
+    assert prod(place.sequences.grid) == stop - start and place.text == ((0, 0, TOKENS),)
+    seen = watched("MiniMax H3")
+    assert all(snapshot.attention is not None for snapshot in seen)
