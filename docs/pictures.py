@@ -620,6 +620,30 @@ def anima_edit_thumbnail(studio: Studio) -> Picture:
     return words_thumbnail(studio, "asyndm_anima_edit", "Anima: edit", "LoadImage", "AsynDM_KSampler")
 
 
+@picture("workflows/asyndm_wan22_t2v.jpg")
+def wan22_t2v_thumbnail(studio: Studio) -> Picture:
+    """The graph, in part."""
+    return words_thumbnail(studio, "asyndm_wan22_t2v", "Wan 2.2", "AsynDM_TimestepMap", "AsynDM_Apply", "KSamplerAdvanced")
+
+
+@picture("workflows/asyndm_wan22_i2v.jpg")
+def wan22_i2v_thumbnail(studio: Studio) -> Picture:
+    """The graph, in part."""
+    return words_thumbnail(studio, "asyndm_wan22_i2v", "Wan 2.2: from a frame", "LoadImage", "EmptyImage", "ImageToMask")
+
+
+@picture("workflows/asyndm_wan22_5b_edit.jpg")
+def wan22_5b_edit_thumbnail(studio: Studio) -> Picture:
+    """The graph, in part."""
+    return words_thumbnail(studio, "asyndm_wan22_5b_edit", "Wan 2.2: edit", "KSampler", "AsynDM_KSampler")
+
+
+@picture("workflows/asyndm_wan22_5b_inpaint.jpg")
+def wan22_5b_inpaint_thumbnail(studio: Studio) -> Picture:
+    """The graph, in part."""
+    return words_thumbnail(studio, "asyndm_wan22_5b_inpaint", "Wan 2.2: inpaint", "AsynDM_KSampler")
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
