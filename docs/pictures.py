@@ -644,6 +644,12 @@ def wan22_5b_inpaint_thumbnail(studio: Studio) -> Picture:
     return words_thumbnail(studio, "asyndm_wan22_5b_inpaint", "Wan 2.2: inpaint", "AsynDM_KSampler")
 
 
+@picture("workflows/asyndm_ltxv.jpg")
+def ltxv_thumbnail(studio: Studio) -> Picture:
+    """The graph."""
+    return words_thumbnail(studio, "asyndm_ltxv", "LTX-Video")
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 

@@ -96,7 +96,8 @@ LOADERS = {
 }  # fmt: skip
 """Where the first output of a node that loads files is on the demo model."""
 SIZES = {
-    "EmptyLatentImage", "EmptySD3LatentImage", "EmptyFlux2LatentImage", "EmptyHunyuanLatentVideo", "Wan22ImageToVideoLatent",
+    "EmptyLatentImage", "EmptySD3LatentImage", "EmptyFlux2LatentImage", "EmptyHunyuanLatentVideo", "EmptyLTXVLatentVideo",
+    "Wan22ImageToVideoLatent",
 }  # fmt: skip
 """Nodes that say how large a picture, or a clip, is to be."""
 

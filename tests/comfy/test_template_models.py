@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,8 @@ import execution
 import folder_paths
 import numpy as np
 import pytest
+from clips import CLIPS, clip_model
+from comfy.ldm.lightricks.vae.causal_video_autoencoder import VideoVAE
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy.ldm.wan import vae2_2
 from comfy.ldm.wan.vae import WanVAE
@@ -56,6 +59,19 @@ class SmallWan22(vae2_2.WanVAE):
 def wan22_autoencoder() -> nn.Module:
     """For latents of 48 channels, of 1/16 of the size."""
     return SmallWan22(z_dim=48, temperal_downsample=[False, True, True])
+
+
+LTX_VAE = {
+    "dims": 3, "latent_channels": 128, "patch_size": 4, "norm_layer": "pixel_norm", "latent_log_var": "uniform",
+    "use_quant_conv": False, "causal_decoder": False, "encoder_base_channels": 8, "decoder_base_channels": 8,
+    "blocks": [["res_x", 1], ["compress_all", 1], ["res_x", 1], ["compress_all", 1], ["res_x", 1], ["compress_all", 1],
+               ["res_x", 1]],
+}  # fmt: skip
+
+
+def ltx_autoencoder() -> nn.Module:
+    """Of LTX-Video's class: its file says how wide it is."""
+    return VideoVAE(config=LTX_VAE)
 
 
 def flux2_autoencoder() -> nn.Module:
@@ -107,6 +123,7 @@ TINY = {
     "asyndm_wan22_i2v": Tiny("Wan 2.1 and 2.2 I2V", WAN, "Wan", qwen_autoencoder),
     "asyndm_wan22_5b_edit": WAN_5B,
     "asyndm_wan22_5b_inpaint": WAN_5B,
+    "asyndm_ltxv": Tiny("LTX-Video", {"caption_channels": 16}, "LTX-Video", ltx_autoencoder),
 }
 
 
@@ -125,7 +142,7 @@ def object_info() -> dict[str, Any]:
 
 def network(tiny: Tiny) -> Any:
     """A new MODEL of a template's family."""
-    model = make_transformer(tiny.family)
+    model = make_transformer(tiny.family) if tiny.family in MODELS else clip_model.__wrapped__(tiny.family)
     if tiny.family == "Anima":
         from comfy.ldm.anima.model import LLMAdapter
 
@@ -145,8 +162,9 @@ def prompt(
     if lacking := lacks(WORKFLOWS[name], nodes.NODE_CLASS_MAPPINGS):
         pytest.skip(lacking)
     tiny = TINY[name]
-    family = MODELS[tiny.family]
-    monkeypatch.setitem(MODELS, tiny.family, family._replace(network={**family.network, **tiny.text}))
+    kinds = MODELS if tiny.family in MODELS else CLIPS
+    family = kinds[tiny.family]
+    monkeypatch.setitem(kinds, tiny.family, family._replace(network={**family.network, **tiny.text}))
     model, encoder = network(tiny), clip(tiny.encoder)
     if ids_of(to_api(WORKFLOWS[name], object_info), "TextEncodeQwenImageEditPlus"):
         small_eyes(encoder)
@@ -169,7 +187,9 @@ def prompt(
         return encoder
 
     def load_checkpoint(*_: Any, **__: Any) -> tuple:
-        return model, encoder, comfy.sd.VAE(sd=weights(tiny.autoencoder())), None
+        autoencoder = tiny.autoencoder()
+        metadata = {"config": json.dumps({"vae": getattr(autoencoder, "config", None)})}
+        return model, encoder, comfy.sd.VAE(sd=weights(autoencoder), metadata=metadata), None
 
     encode = comfy.sd.VAE.encode
 

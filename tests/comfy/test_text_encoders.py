@@ -60,6 +60,7 @@ KINDS = {
     "SD3 without T5": Kind("sd3_clip", "SD3Tokenizer", lambda m: m.sd3_clip(t5=False), ("l", "g")),
     "SD3 without CLIP": Kind("sd3_clip", "SD3Tokenizer", lambda m: m.sd3_clip(False, False), ("t5xxl",), reads="latin"),
     "Chroma, PixArt": Kind("pixart_t5", "PixArtTokenizer", lambda m: m.pixart_te(), ("t5xxl",), reads="latin"),
+    "LTX-Video": Kind("lt", "LTXVT5Tokenizer", lambda m: m.ltxv_te(), ("t5xxl",), reads="latin"),
     "Cosmos Predict2": Kind("cosmos", "CosmosT5Tokenizer", te, ("t5xxl",), reads="latin"),
     "AuraFlow": Kind("aura_t5", "AuraT5Tokenizer", lambda m: m.AuraT5Model, ("pile_t5xl",)),
     "Z-Image": Kind("z_image", "ZImageTokenizer", te, ("qwen3_4b",)),

@@ -23,8 +23,8 @@ FOLDER = ROOT / "workflows"
 WORKFLOWS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
 EXTRAS = (
     "nodes_cfg.py", "nodes_custom_sampler.py", "nodes_edit_model.py", "nodes_flux.py", "nodes_hunyuan.py", "nodes_latent.py",
-    "nodes_mask.py", "nodes_model_advanced.py", "nodes_post_processing.py", "nodes_primitive.py", "nodes_qwen.py",
-    "nodes_sd3.py", "nodes_video.py", "nodes_wan.py",
+    "nodes_lt.py", "nodes_mask.py", "nodes_model_advanced.py", "nodes_post_processing.py", "nodes_primitive.py",
+    "nodes_qwen.py", "nodes_sd3.py", "nodes_video.py", "nodes_wan.py",
 )  # fmt: skip
 """The files of comfy_extras whose nodes the templates use."""
 FILES = {
