@@ -438,7 +438,8 @@ class Maker:
         kind = self.pick("BasicScheduler", "BasicScheduler", "KarrasScheduler", "ExponentialScheduler", "SDTurboScheduler",
                          "BetaSamplingScheduler", "LaplaceScheduler", "PolyexponentialScheduler", "VPScheduler",
                          "AlignYourStepsScheduler", "ManualSigmas")  # fmt: skip
-        foreign = self.flow and "model" not in inputs_of(self.info.get(kind, self.info["BasicScheduler"]))
+        takes_model = "model" in inputs_of(self.info.get(kind, self.info["BasicScheduler"]))
+        foreign = self.flow and (not takes_model or kind == "SDTurboScheduler")  # that one counts in timesteps of 1000
         if not self.there_is(kind) or foreign:  # on a flow model ComfyUI's own dpmpp_sde never ends with those sigmas
             kind = "BasicScheduler"
         names = inputs_of(self.info[kind])

@@ -85,9 +85,9 @@ class Fault:
             strike()
             return executor(*args, **kwargs)
 
-        def attention(q: Tensor, k: Tensor, v: Tensor, extra_options: dict) -> tuple[Tensor, Tensor, Tensor]:
+        def attention(q: Tensor, k: Tensor, v: Tensor, *args: Any, **of_transformers: Any) -> Any:
             strike()
-            return q, k, v
+            return {"q": q, "k": k, "v": v} if "pe" in of_transformers else (q, k, v)
 
         def block(h: Tensor, skip: Tensor, options: dict) -> tuple[Tensor, Tensor]:
             strike()
