@@ -127,9 +127,14 @@ class PaperClock(Clock):
 
 
 def _check_table(sigmas: Tensor) -> None:
-    """ValueError for a table without a step, or one that rises: there is no region that could wait for its context."""
+    """ValueError for a table without a step, of no numbers, or one that rises: no region could wait for its context."""
     if sigmas.shape[0] < 2:
         raise ValueError(f"The table of sigmas has {sigmas.shape[0]} entries: at least one step (2 entries) is needed.")
+    if not sigmas.isfinite().all():
+        raise ValueError(
+            "The table of sigmas has values that are not numbers (kl_optimal gives such for a single step). Set more steps or "
+            f"another scheduler, or {SWITCH_OFF}."
+        )
     rises = (sigmas[1:] > sigmas[:-1]).nonzero().flatten().tolist()
     if rises:
         before, after = sigmas[rises[0] : rises[0] + 2].tolist()

@@ -296,6 +296,13 @@ def test_a_table_that_rises() -> None:
     assert same(custom(asyn(flat(), mode="synchronous"), euler, rising), custom(flat(), euler, rising))
 
 
+def test_a_table_of_no_numbers() -> None:
+    """As kl_optimal's for one step."""
+    table = comfy.samplers.calculate_sigmas(flat().get_model_object("model_sampling"), "kl_optimal", 1)
+    with untouched(flat()):
+        says(ValueError, lambda: custom(asyn(flat()), comfy.samplers.ksampler("lms"), table), "not numbers", SWITCH_OFF)
+
+
 def test_a_table_of_another_kind_of_model() -> None:
     """As AlignYourStepsScheduler gives it; dpmpp_sde would never end on it."""
     sde, foreign = comfy.samplers.ksampler("dpmpp_sde"), torch.tensor([14.6, 6.5, 0.7, 0.0])

@@ -390,6 +390,8 @@ class Maker:
             "scheduler": self.scheduler(options_of(listed["scheduler"])),
             "positive": positive, "negative": negative, "latent_image": latent,
         }  # fmt: skip
+        if common["scheduler"] == "kl_optimal" and steps == 1:
+            self.graph.reasons.add("no numbers")
         denoise = self.pick(1.0, 1.0, 1.0, 0.7, 0.3, 0.05, 0.0)
         if self.paper and denoise < 1:
             self.graph.reasons.add("paper")

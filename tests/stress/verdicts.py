@@ -28,6 +28,7 @@ REFUSALS = {
     "noise": r"the sampler adds no noise .* Enable it, or set both to 1",
     "uncond": r"^The sampler \w+ needs the unconditional prediction, and the guider gives none\. Use a guider with a negative",
     "rises": r"^The table of sigmas rises in step \d+ .* Sort the sigmas downwards",
+    "no numbers": r"^The table of sigmas has values that are not numbers .* Set more steps or another scheduler, or ",
     "another table": r"^The table of sigmas begins at .* end at 1: .* Use a scheduler node that takes the model, .*, or ",
     "option": r"^The sampler \w+ has no per-pixel option .* It has: ",
     "model": r"^AsynDM does not support .* Use another checkpoint, or switch AsynDM off",
