@@ -180,6 +180,14 @@ class TimestepRows(Tensor):
         rows.every, rows.places, rows.columns = every, places, columns
         return rows
 
+    def split(self, split_size: Any, dim: int = 0) -> Any:
+        """See ``torch.split``. PyTorch's own method, as the next, is Python: torch.compile would look into it, and past us."""
+        return torch.split(self, split_size, dim=dim)
+
+    def unflatten(self, dim: int, sizes: Any) -> Any:
+        """See ``torch.unflatten``."""
+        return torch.unflatten(self, dim, sizes)
+
     @classmethod
     def __torch_function__(
         cls, func: Callable, types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None

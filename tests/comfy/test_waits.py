@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import comfy.model_management
@@ -63,7 +64,9 @@ def ours(timestep_map: TimestepMap) -> Callable[[Any], Any]:
 
 @pytest.mark.parametrize("sampler", NAMES)
 def test_no_more_than_stock(device: Device, sampler: str) -> None:
-    stock = waits(device, lambda patcher: patcher, sampler, **FLAT)
+    stock: list[Wait] = []
+    with suppress(RuntimeError):  # what the fake device cannot follow: older ComfyUI's uni_pc
+        stock = waits(device, lambda patcher: patcher, sampler, **FLAT)
     asynchronous = waits(device, ours(TimestepMap(tiny.FOX_AND_HAT)), sampler, **FLAT)
     assert len(asynchronous) <= len(stock), [wait for wait in asynchronous if wait not in stock]
 

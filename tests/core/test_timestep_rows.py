@@ -368,6 +368,24 @@ def test_compiled_in_one_graph() -> None:
     assert graphs <= 2
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        lambda rows: rows.unflatten(1, (2, -1)),
+        lambda rows: rows.split(2, dim=1)[1],
+        lambda rows: rows.chunk(2, dim=1)[1],
+        lambda rows: rows.reshape(1, 2, -1),
+        lambda rows: 1 - rows,
+        lambda rows: 2**rows,
+    ],
+)
+def test_methods_keep_every_row_where_they_are_compiled(method: Callable) -> None:
+    """PyTorch writes some of its methods in Python, and torch.compile looks into those."""
+    torch.compiler.reset()
+    rows = TimestepRows.of(random(4, 1, 6), Layout(pixels(rows=4), (1, 1), BATCH))
+    assert torch.equal(torch.compile(method, backend="eager")(rows).every, method(rows).every)
+
+
 # --- diffusers' transformers -----------------------------------------------------------------------------------------------
 
 
