@@ -64,6 +64,9 @@ CLIPS: Mapping[str, Clip] = {
     "MiniMax H3 with a curve": Clip("MiniMaxH3", {**MINIMAX, "adaln_curve_grid": 65}, 24, (32, 2, 14), more=TAGS),
 }
 
+LACKS: Mapping[str, frozenset[str]] = {"0.33.0": frozenset(), "0.8.0": frozenset({"MiniMax H3"})}
+"""The versions of ComfyUI that are tested, and the models that each has not."""
+
 
 @cache
 def clip_model(name: str) -> comfy.model_patcher.ModelPatcher:

@@ -20,11 +20,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import clips
 import comfy.hooks
 import comfy.model_base
 import comfy.samplers
 import families as tested
 import pytest
+import test_ltx
+import test_minimax
+import test_nested
 import test_transformer_clips
 import test_transformer_machines
 import test_transformer_words
@@ -394,7 +398,7 @@ ELSEWHERE = (
     (
         "LTX-Video, LTX-2 and MiniMax H3, with their sound",
         "yes",
-        "every token of a clip has its own timestep; sound is told the schedule's; painted regions",
+        "every token of a clip has its own timestep; sound is told the schedule's; words and painted regions",
         "test_nested",
     ),
     (
@@ -554,6 +558,12 @@ clip of a batch its own map, against the independent reference. A frame that is 
 
 """
 
+SOUND_HEAD = """
+Clips with sound are sampled as ComfyUI packs them. The sound keeps to the scheduler's noise levels, whatever the clip does.
+Masks, given frames and keyframes are noise levels as these models have them.
+
+"""
+
 COLUMNS: dict[str, tuple[Callable, ...]] = {
     "even": (
         test_transformers.test_what_asks_for_nothing_is_stock,
@@ -582,38 +592,57 @@ CLIP_COLUMNS: dict[str, tuple[Callable, ...]] = {
     "quantised": (test_transformer_clips.test_fp8_layers_stay_in_fp8, test_transformer_clips.test_quantised_tensors),
 }
 """The same of clips."""
+EITHER = (test_ltx.test_every_token_is_at_its_own_level, test_minimax.test_every_token_is_at_its_own_level)
+SOUND_COLUMNS: dict[str, tuple[Callable | tuple[Callable, ...], ...]] = {
+    "even": (test_nested.test_what_asks_for_nothing_is_stock,),
+    "regions": (EITHER, test_nested.test_alone_every_token_is_at_its_own_timestep),
+    "odd": (EITHER,),
+    "words": (
+        (
+            test_nested.test_words_are_read_where_the_clip_attends_to_the_text,
+            test_nested.test_words_are_read_between_text_and_clip_of_minimax,
+        ),
+    ),
+}
+"""The same of clips with sound, and LTX-Video. Regions are against the timesteps per token that these networks take."""
 
 
-def names_of(test: Callable) -> set[str]:
-    """The families that a test runs with."""
+LACKS = {version: lacking | clips.LACKS[version] for version, lacking in tested.LACKS.items()}
+
+
+def names_of(test: Callable | tuple[Callable, ...]) -> set[str]:
+    """The families that a test runs with, or either of several."""
+    if isinstance(test, tuple):
+        return set().union(*map(names_of, test))
     (mark,) = [mark for mark in test.pytestmark if mark.name == "parametrize" and mark.args[0] == "name"]
     return {getattr(value, "values", (value,))[0] for value in mark.args[1]}
 
 
-def cell(name: str, column: str, tests: Sequence[Callable]) -> str:
+def cell(name: str, column: str, tests: Sequence[Callable | tuple[Callable, ...]]) -> str:
     """What a table says of a family, by the tests of a column."""
     if not all(name in names_of(test) for test in tests):
         return "–"
-    having = [version for version, lacking in tested.LACKS.items() if name not in lacking]
+    having = [version for version, lacking in LACKS.items() if name not in lacking]
     without = [tested.ONE_AT_A_TIME] + [tested.NOT_ODD] * (column == "odd")
     working = [version for version in having if not any(name in names[version] for names in without)]
     return "yes" if working == having else ", ".join(working) or "–"
 
 
-def table(names: Iterable[str], columns: Mapping[str, Sequence[Callable]]) -> str:
+def table(names: Iterable[str], columns: Mapping[str, Sequence[Callable | tuple[Callable, ...]]]) -> str:
     """A line for each family."""
-    heads = ["family", *tested.LACKS, *columns]
+    heads = ["family", *LACKS, *columns]
     lines = [heads, ["---"] * len(heads)]
     for name in names:
-        versions = ["–" if name in lacking else "yes" for lacking in tested.LACKS.values()]
+        versions = ["–" if name in lacking else "yes" for lacking in LACKS.values()]
         lines.append([name, *versions, *(cell(name, column, tests) for column, tests in columns.items())])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def families() -> str:
     """The tables of families."""
-    pictures, clips = table(tested.FAMILIES, COLUMNS), table(tested.CLIPS, CLIP_COLUMNS)
-    return f"{FAMILIES_HEAD}{pictures}\n{FAMILIES_NOTE}{FAMILIES_TAIL}\n{CLIPS_HEAD}{clips}\n"
+    pictures, frames = table(tested.FAMILIES, COLUMNS), table(tested.CLIPS, CLIP_COLUMNS)
+    sound = table(test_nested.NAMES, SOUND_COLUMNS)
+    return f"{FAMILIES_HEAD}{pictures}\n{FAMILIES_NOTE}{FAMILIES_TAIL}\n{CLIPS_HEAD}{frames}\n{SOUND_HEAD}{sound}\n"
 
 
 def page() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+import comfy.supported_models
 import comfy_extras.nodes_lt as nodes_lt
 import pytest
 import torch
@@ -17,9 +18,9 @@ from asyndm_pack.nodes.comfy import attention
 from asyndm_pack.nodes.comfy.conditioning import ANNOTATION, Annotation
 from asyndm_pack.nodes.comfy.families import family_of
 from asyndm_pack.nodes.comfy.network import network_of
-from clips import CLIPS, SIZE, Evaluation, clip_model, first_frame_known, joined, latents, prompt, sampled, streams_of
+from clips import CLIPS, LACKS, SIZE, Evaluation, clip_model, first_frame_known, joined, latents, prompt, sampled, streams_of
 from families import TOKENS, random
-from test_transformers import nothing_attended  # noqa: F401
+from test_transformers import VERSION, nothing_attended  # noqa: F401
 from tiny import asyn, difference, hooks_of, painted, plain, same
 from torch import Tensor
 
@@ -53,6 +54,11 @@ def masked(name: str, what: str) -> dict[str, Any]:
     for mask in sound:
         mask.flatten(3)[..., :5] = 0
     return latents(name, full=True, noise_mask=clip if what == "the clip" else joined(clip, *sound))
+
+
+@pytest.mark.skipif(VERSION not in LACKS, reason="it is not known what this ComfyUI has")
+def test_what_this_comfyui_lacks() -> None:
+    assert {name for name in NAMES if not hasattr(comfy.supported_models, CLIPS[name].kind)} == LACKS[VERSION]
 
 
 @every_clip
@@ -231,9 +237,10 @@ def test_words_are_read_where_the_clip_attends_to_the_text(name: str, sound: int
     assert all(snapshot.attention.shares.shape == (1, 1, *SIZE) for snapshot in seen)
 
 
-def test_words_are_read_between_text_and_clip_of_minimax() -> None:
+@pytest.mark.parametrize("name", ["MiniMax H3"])
+def test_words_are_read_between_text_and_clip_of_minimax(name: str) -> None:
     """Where its own layout has them, with a given picture between them."""
-    case = Evaluation("MiniMax H3", minimax_keyframes=[{"resolved_frame_index": 0, "latent": random(1, 24, 1, 6, 8)}])
+    case = Evaluation(name, minimax_keyframes=[{"resolved_frame_index": 0, "latent": random(1, 24, 1, 6, 8)}])
     kind = network_of(case.model, case.streams[0])
     kind.prepare_reading(kind.network)
     place = kind.family.reading.place(kind.reader(kind.network, case.streams[0], TOKENS, case.inputs).call)
