@@ -136,6 +136,7 @@ class ComfyHost:
         self.model_options = self._with_wrappers(extra_args["model_options"], needs_uncond)
         self._picture = latent[:, :1]
         self._reference: Tensor | None = None
+        self._table: list[float] = []
         entrances = {model: self.network.entrance(model.diffusion_model) for model in self.models}
         start = ComfyHost.denoise.__code__
         self._arrival = Arrival(guider, entrances, lambda: self.model_options, self._size, start, WRAPPER_KEY)
@@ -180,6 +181,7 @@ class ComfyHost:
                 f"The table of sigmas begins at {float(table[0]):.4g}, and those of this model (a flow) end at 1: they are of "
                 f"another kind of model. Use a scheduler node that takes the model, such as BasicScheduler, or {SWITCH_OFF}."
             )
+        self._table = table.tolist()
         grid = NoiseGrid(self.sampling.sigmas.detach().float().cpu())
         nearest = (table[:, None].clamp(min=1e-12).log() - grid.sigmas.log()).abs().argmin(dim=1)
         return (paper_clock if paper else table_clock)(table, nearest.float(), grid).to(sigmas.device)
@@ -214,7 +216,7 @@ class ComfyHost:
 
     def _at_map(self, x: Tensor, sigma: Tensor, reference: Tensor | None) -> Tensor:
         """The same with every pixel at its own sigma."""
-        scalar = sigma.flatten(1).amin(dim=1).to(x) if reference is None else x.new_full((x.shape[0],), float(reference))
+        scalar = self._within_step(sigma).to(x) if reference is None else x.new_full((x.shape[0],), float(reference))
         mask, given = self._mask_now(), self.from_comfy(self._model_k.latent_image)
         if mask is not None:
             x = blend(x, self._known(x, self.from_comfy(self._model_k.noise), given, sigma, mask), mask)
@@ -223,6 +225,15 @@ class ComfyHost:
         check_prediction(self.guider, denoised, x)
         denoised = self.from_comfy(denoised)
         return denoised if mask is None else blend(denoised, given, mask)
+
+    def _within_step(self, sigma: Tensor) -> Tensor:
+        """The one sigma (B,) of an evaluation within the step that was entered last: the background's.
+
+        That is the smallest of the map, unless pixels run ahead of the schedule: not below where the step ends.
+        """
+        reference = self._reference
+        ends = 0.0 if reference is None else max((level for level in self._table if level < float(reference)), default=0.0)
+        return sigma.flatten(1).amin(dim=1).clamp(min=ends)
 
     def _enter_step(self, reference: Tensor) -> None:
         """Note the sigma of this step. Where it rises another pass begins: a cache (EasyCache, LazyCache) begins anew."""

@@ -11,6 +11,7 @@ import logging
 import sys
 import textwrap
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -447,6 +448,26 @@ def test_caches(name: str, changes: dict[str, Any]) -> None:
     assert same(ksampler(asyn(skipping(0.0), **changes), **settings), exact)
     stock = difference(ksampler(skipping(0.2), **settings), ksampler(flat(), **settings))
     assert 1e-3 < difference(ksampler(asyn(skipping(0.2), **changes), **settings), exact) < 2 * stock
+
+
+@pytest.mark.parametrize("known", ["clean", "ahead"])
+@pytest.mark.parametrize("sampler", ["heun", "dpmpp_sde"])
+def test_what_goes_by_one_level_sees_it_fall(known: str, sampler: str) -> None:
+    """Within a step too, where known pixels are far less noisy: a cache that has ended would find nothing when it goes on."""
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., 8:] = 1
+    seen: list[float] = []
+
+    def listening(call: Callable, given: dict) -> Tensor:
+        seen.append(float(given["timestep"][0]))
+        return call(given["input"], given["timestep"], **given["c"])
+
+    patched = node("nodes_easycache", "LazyCacheNode", flat(), 0.2, 0.15, 0.95, False)
+    patched.set_model_unet_function_wrapper(listening)
+    made = asyn(patched, FOX_AND_HAT, known_pixels=known, lead=0.3)
+    ours = ksampler(made, sampler, steps=8, image=latent(16, 16, full=True, noise_mask=mask))
+    assert ours.isfinite().all()
+    assert all(after <= before for before, after in pairwise(seen)) and seen[0] > 1
 
 
 # --- the last seed ----------------------------------------------------------------------------------------------------
