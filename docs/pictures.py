@@ -650,6 +650,12 @@ def ltxv_thumbnail(studio: Studio) -> Picture:
     return words_thumbnail(studio, "asyndm_ltxv", "LTX-Video")
 
 
+@picture("workflows/asyndm_minimax_h3.jpg")
+def minimax_h3_thumbnail(studio: Studio) -> Picture:
+    """The graph."""
+    return words_thumbnail(studio, "asyndm_minimax_h3", "MiniMax H3")
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 

@@ -139,8 +139,8 @@ def files_of(workflow: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def sees_pictures(workflow: dict[str, Any]) -> bool:
-    """Whether a template's text encoder or network is shown pictures: the demo model's have no eyes."""
-    return any(node["type"].startswith(("TextEncode", "WanImage")) for node in workflow["nodes"])
+    """Whether a template's text encoder or network is shown pictures, or has sound: the demo model has no eyes and ears."""
+    return any(node["type"].startswith(("TextEncode", "WanImage", "MiniMax")) for node in workflow["nodes"])
 
 
 ALL = [

@@ -8,6 +8,7 @@ import copy
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,6 +75,32 @@ def ltx_autoencoder() -> nn.Module:
     return VideoVAE(config=LTX_VAE)
 
 
+def minimax_autoencoder() -> nn.Module:
+    """Of MiniMax H3's class for clips."""
+    from comfy.ldm.minimax import vae
+
+    return vae.MiniMaxH3VideoVAE()
+
+
+def minimax_sound() -> nn.Module:
+    """Of MiniMax H3's class for sound."""
+    from comfy.ldm.minimax import audio_vae
+
+    return audio_vae.MiniMaxH3AudioVAE()
+
+
+def narrow_minimax(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both, small. ComfyUI knows their widths beforehand."""
+    from comfy.ldm.minimax import audio_vae, vae
+
+    for module, kind, config in (
+        (vae, "MiniMaxH3VideoVAE", {"ch": 32, "ch_mult": (1, 1, 1, 1, 1, 1)}),
+        (vae, "ViT3DDecoder", {"num_layers": 1, "heads": 2}),
+        (audio_vae, "MiniMaxH3AudioVAE", {"encoder_dim": 2, "latent_dim": 64, "decoder_dim": 128}),
+    ):
+        monkeypatch.setattr(module, kind, partial(getattr(module, kind), **config))
+
+
 def flux2_autoencoder() -> nn.Module:
     """Of Flux.2's class. ComfyUI reads the width of its decoder from the file; that of the encoder is given."""
     wide = {"double_z": True, "z_channels": 32, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128,
@@ -86,13 +113,16 @@ class Tiny(NamedTuple):
     """What stands in for a template's files.
 
     family: its network, of families.py. text: what of that network changes, so that it takes the text of the encoder.
-    encoder: of test_text_encoders.
+    encoder: of test_text_encoders. sound: the autoencoder of its sound, where it has one. steps: of its run; more where most of
+    them are at much noise, which the map changes little.
     """
 
     family: str
     text: Mapping[str, Any]
     encoder: str
     autoencoder: Callable[[], nn.Module] = tiny_autoencoder
+    sound: Callable[[], nn.Module] | None = None
+    steps: int = STEPS
 
 
 ANIMA = Tiny("Anima", {}, "Anima", qwen_autoencoder)
@@ -124,6 +154,9 @@ TINY = {
     "asyndm_wan22_5b_edit": WAN_5B,
     "asyndm_wan22_5b_inpaint": WAN_5B,
     "asyndm_ltxv": Tiny("LTX-Video", {"caption_channels": 16}, "LTX-Video", ltx_autoencoder),
+    "asyndm_minimax_h3": Tiny(
+        "MiniMax H3 with a curve", {"text_dim": 16}, "MiniMax H3", minimax_autoencoder, minimax_sound, steps=8
+    ),
 }
 
 
@@ -168,6 +201,8 @@ def prompt(
     model, encoder = network(tiny), clip(tiny.encoder)
     if ids_of(to_api(WORKFLOWS[name], object_info), "TextEncodeQwenImageEditPlus"):
         small_eyes(encoder)
+    if tiny.sound is minimax_sound:
+        narrow_minimax(monkeypatch)
 
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
     for node in WORKFLOWS[name]["nodes"]:
@@ -178,7 +213,8 @@ def prompt(
             monkeypatch.setitem(folder_paths.folder_names_and_paths, file["directory"], ([str(folder)], extensions))
             (folder / file["name"]).touch()
             if file["directory"] == "vae":
-                comfy.utils.save_torch_file(weights(tiny.autoencoder()), str(folder / file["name"]))
+                made = tiny.sound if tiny.sound and "audio" in file["name"] else tiny.autoencoder
+                comfy.utils.save_torch_file(weights(made()), str(folder / file["name"]))
 
     def load_clip(ckpt_paths: list[str], clip_type: Any, **_: Any) -> Any:
         (loader,) = (node for node in WORKFLOWS[name]["nodes"] if node["type"].endswith("CLIPLoader"))
@@ -203,7 +239,7 @@ def prompt(
     monkeypatch.setattr(comfy.sd, "load_checkpoint_guess_config", load_checkpoint)
     monkeypatch.setattr(comfy.sd, "load_diffusion_model", lambda *_, **__: model)
     monkeypatch.setattr(comfy.sd, "load_clip", load_clip)
-    return small(to_api(WORKFLOWS[name], object_info))
+    return small(to_api(WORKFLOWS[name], object_info), tiny.steps)
 
 
 def weights(network: nn.Module) -> dict[str, Any]:
@@ -214,7 +250,7 @@ def weights(network: nn.Module) -> dict[str, Any]:
     return {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
 
 
-def small(prompt: dict[str, Any]) -> dict[str, Any]:
+def small(prompt: dict[str, Any], steps: int) -> dict[str, Any]:
     """A prompt for a small picture, in few steps."""
     for number in ids_of(prompt, "FluxKontextImageScale"):
         image = prompt[number]["inputs"]["image"]
@@ -226,12 +262,12 @@ def small(prompt: dict[str, Any]) -> dict[str, Any]:
         if node["class_type"] == "SolidMask":  # a part of the picture, whatever the size
             continue
         inputs = node["inputs"]
-        changes = {"width": SIDE, "height": SIDE, "steps": STEPS, "megapixels": (SIDE / 1024) ** 2, "length": LENGTH}
+        changes = {"width": SIDE, "height": SIDE, "steps": steps, "megapixels": (SIDE / 1024) ** 2, "length": LENGTH}
         if node["class_type"] == "EmptyImage" and inputs["batch_size"] > 1:
             changes["batch_size"] = LENGTH - 1
         for key in ("start_at_step", "end_at_step"):
             if 0 < inputs.get(key, 0) < inputs.get("steps", 0):
-                changes[key] = STEPS - 1
+                changes[key] = steps - 1
         inputs.update({key: value for key, value in changes.items() if key in inputs and not isinstance(inputs[key], list)})
     return prompt
 

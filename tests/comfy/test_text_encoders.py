@@ -71,6 +71,7 @@ KINDS = {
     "Ovis": Kind("ovis", "OvisTokenizer", te, ("qwen3_2b",)),
     "Flux.2 Klein": Kind("flux", "KleinTokenizer", lambda m: m.klein_te(), ("qwen3_4b",)),
     "LongCat": Kind("longcat_image", "LongCatImageTokenizer", te, ("qwen25_7b",)),
+    "MiniMax H3": Kind("minimax", "MiniMaxH3Tokenizer", te, ("qwen3vl_32b",)),
     "Krea2": Kind("krea2", "Krea2Tokenizer", te, ("qwen3vl_4b",)),
     "Mage-Flow": Kind("mage_flow", "MageFlowTokenizer", te, ("qwen3vl_4b",)),
     "Boogu": Kind("boogu", "BooguTokenizer", te, ("qwen3vl_8b",)),

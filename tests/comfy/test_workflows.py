@@ -21,10 +21,12 @@ import nodes
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "workflows"
 WORKFLOWS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
+MINIMAX = [path.name for path in (Path(nodes.__file__).parent / "comfy_extras").glob("nodes_minimax_h3.py")]
+"""Not in ComfyUI 0.8.0."""
 EXTRAS = (
-    "nodes_cfg.py", "nodes_custom_sampler.py", "nodes_edit_model.py", "nodes_flux.py", "nodes_hunyuan.py", "nodes_latent.py",
-    "nodes_lt.py", "nodes_mask.py", "nodes_model_advanced.py", "nodes_post_processing.py", "nodes_primitive.py",
-    "nodes_qwen.py", "nodes_sd3.py", "nodes_video.py", "nodes_wan.py",
+    "nodes_audio.py", "nodes_cfg.py", "nodes_custom_sampler.py", "nodes_edit_model.py", "nodes_flux.py", "nodes_hunyuan.py",
+    "nodes_latent.py", "nodes_lt.py", "nodes_mask.py", *MINIMAX, "nodes_model_advanced.py", "nodes_post_processing.py",
+    "nodes_primitive.py", "nodes_qwen.py", "nodes_sd3.py", "nodes_video.py", "nodes_wan.py",
 )  # fmt: skip
 """The files of comfy_extras whose nodes the templates use."""
 FILES = {
@@ -32,7 +34,7 @@ FILES = {
     "CLIPLoader": ("clip_name",), "DualCLIPLoader": ("clip_name1", "clip_name2"),
 }  # fmt: skip
 """Nodes that load a model, and their widgets that name files: the user's own, or to be downloaded."""
-NEWER = {"krea2"}
+NEWER = {"krea2", "minimax"}
 """Kinds of text encoders that ComfyUI 0.8.0 has not."""
 NOTES = {"MarkdownNote"}
 """Nodes that only the frontend knows."""
