@@ -72,7 +72,9 @@ LTX_VAE = {
 
 def ltx_autoencoder() -> nn.Module:
     """Of LTX-Video's class: its file says how wide it is."""
-    return VideoVAE(config=LTX_VAE)
+    made = VideoVAE(config=LTX_VAE)
+    made.config = LTX_VAE  # which that of 0.8.0 does not keep
+    return made
 
 
 def minimax_autoencoder() -> nn.Module:
