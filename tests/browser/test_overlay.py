@@ -466,8 +466,8 @@ def test_notices_are_shown_without_a_preview_too(page: Page) -> None:
 def test_a_sampler_that_cannot_be_used_is_named_before_the_run(page: Page) -> None:
     load(page, demo())
     assert troubles(page) == []
-    page.set(SAMPLER, "sampler_name", "uni_pc")
-    assert len(troubles(page)) == 1 and troubles(page)[0].startswith("uni_pc cannot give every pixel its own noise level")
+    page.set(SAMPLER, "sampler_name", "heunpp2")
+    assert len(troubles(page)) == 1 and troubles(page)[0].startswith("heunpp2 cannot give every pixel its own noise level")
     page.set(SAMPLER, "sampler_name", "dpmpp_2m")
     assert troubles(page) == []
 
@@ -475,8 +475,8 @@ def test_a_sampler_that_cannot_be_used_is_named_before_the_run(page: Page) -> No
 def test_the_sampler_after_apply_is_named_before_the_run(page: Page) -> None:
     page.load(demo())
     use_apply(page)
-    page.set("KSampler", "sampler_name", "uni_pc")
-    assert len(troubles(page)) == 1 and troubles(page)[0].startswith("uni_pc ")
+    page.set("KSampler", "sampler_name", "heunpp2")
+    assert len(troubles(page)) == 1 and troubles(page)[0].startswith("heunpp2 ")
     page.set(MAP, "mode", "synchronous")  # the stock sampler: it may be any
     assert troubles(page) == []
 

@@ -242,7 +242,7 @@ def test_saved_and_loaded(page: Page) -> None:
     one_mask(page, "two moons:0.4, sea")
     saved = page.saved()
     (node,) = saved["nodes"]
-    assert node["widgets_values"] == [TEXT, "two moons:0.4, sea", 1, "every step", "limit", 0, 0, "stop"]
+    assert node["widgets_values"] == [TEXT, "two moons:0.4, sea", 1, "every step", "limit", 0, 0, "stop", 0, 0]
     page.new_workflow()
     page.load(saved)
     assert targets(page) == "two moons:0.4, sea" and rows(page) == ["two moons", "sea"]

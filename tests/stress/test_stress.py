@@ -12,6 +12,7 @@ from tests.stress.verdicts import ending_of, refusal
 GRAPHS, SEED = 30, 31
 
 
+@pytest.mark.whole
 def test_random_graphs(runner: Runner) -> None:
     report = runner.graphs(SEED, range(GRAPHS))
     assert not report.finds, str(report)
@@ -22,6 +23,7 @@ def test_random_graphs(runner: Runner) -> None:
     assert abs(last["tensors MiB"] - first["tensors MiB"]) < 3, report.memory
 
 
+@pytest.mark.whole
 def test_hostile_input(runner: Runner) -> None:
     assert not hostile.run(runner, every=29)
     assert not runner.report.finds, runner.report.finds
