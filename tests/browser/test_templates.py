@@ -143,8 +143,10 @@ def sees_pictures(workflow: dict[str, Any]) -> bool:
     return any(node["type"].startswith(("TextEncode", "WanImage", "MiniMax")) for node in workflow["nodes"])
 
 
+SLOW = ("asyndm_triplet", "asyndm_compare")
+"""They run three and two samplers."""
 ALL = [
-    name if "AsynDM_DemoModel" in json.dumps(workflow) else pytest.param(name, marks=pytest.mark.whole)
+    name if "AsynDM_DemoModel" in json.dumps(workflow) and name not in SLOW else pytest.param(name, marks=pytest.mark.whole)
     for name, workflow in WORKFLOWS.items()
 ]
 
