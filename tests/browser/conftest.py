@@ -77,7 +77,7 @@ if LACKING is None:
         with chromium() as driver:
             yield Page(driver, web_server)
 
-    @pytest.fixture(scope="module", params=["classic", "nodes2"])
+    @pytest.fixture(scope="module", params=[pytest.param("classic", marks=pytest.mark.whole), "nodes2"])
     def renderer(request: pytest.FixtureRequest, opened: Page) -> str:
         """The frontend with one of its two renderers, freshly loaded."""
         opened.use_renderer(request.param)
