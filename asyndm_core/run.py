@@ -196,12 +196,22 @@ def start(
 
 def _alone(clock: Clock, region: Region) -> list[Tensor]:
     """The state at steps 0 to N - 1 of a pixel that is in one region all along."""
-    state, states = clock.start(()), []
-    for step in range(clock.anchor, clock.steps):
+    return _states(clock, clock.start(()), clock.anchor, region.curve, region.strength)
+
+
+def _states(clock: Clock, state: Tensor, first: int, curve: str, strength: float) -> list[Tensor]:
+    """The state at steps 0 to N - 1 of a pixel that is in ``state`` at step ``first``, and moves by one curve all along."""
+    states = []
+    for step in range(first, clock.steps):
         if step >= 0:
             states.append(state)
-        state = clock.advance(state, step, region.curve, region.strength)
+        state = clock.advance(state, step, curve, strength)
     return states
+
+
+def _levels(clock: Clock, states: Sequence[Tensor]) -> Tensor:
+    """The sigmas (N + 1,) of states at steps 0 to N - 1, and the table's last."""
+    return torch.stack([*(clock.sigma(state, step) for step, state in enumerate(states)), clock.sigmas[-1]])
 
 
 def greatest_lag(clock: Clock, region: Region) -> float:
@@ -219,8 +229,7 @@ def noise_table(clock: Clock, plan: Plan) -> Tensor:
     region = plan.uniform
     if region is None:
         return clock.sigmas
-    table = [clock.sigma(state, step) for step, state in enumerate(_alone(clock, region))]
-    return torch.stack([*table, clock.sigmas[-1]])
+    return _levels(clock, _alone(clock, region))
 
 
 def beside_table(clock: Clock, plan: Plan) -> Tensor:
@@ -229,11 +238,8 @@ def beside_table(clock: Clock, plan: Plan) -> Tensor:
         return clock.sigmas
     if plan.background_denoise == 0:
         return torch.zeros_like(clock.sigmas)
-    state, table = clock.start_at(torch.full_like(clock.sigmas[0], plan.background_denoise)), []
-    for step in range(clock.steps):
-        table.append(clock.sigma(state, step))
-        state = clock.advance(state, step, "linear", 0.0)
-    return torch.stack([*table, clock.sigmas[-1]])
+    start = clock.start_at(torch.full_like(clock.sigmas[0], plan.background_denoise))
+    return _levels(clock, _states(clock, start, 0, "linear", 0.0))
 
 
 class _Evaluations:

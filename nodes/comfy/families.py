@@ -96,16 +96,14 @@ def _wan_reference(network: nn.Module, inputs: Inputs, patch: tuple[int, ...]) -
     return 0 if given is None or network.ref_conv is None else prod(given.shape[-2:]) // prod(patch[-2:])
 
 
-def _hunyuan_reference(network: nn.Module, inputs: Inputs, patch: tuple[int, ...]) -> int:
-    """The tokens of a picture or clip that Hunyuan's networks refer to."""
-    given = inputs.get("ref_latent")
-    return 0 if given is None else tokens_of(given, patch)
+def _tokens_in(name: str) -> Callable[[nn.Module, Inputs, tuple[int, ...]], int]:
+    """The tokens of an input, latents that a network puts before its picture or clip; 0 where it is given none."""
 
+    def head(network: nn.Module, inputs: Inputs, patch: tuple[int, ...]) -> int:
+        given = inputs.get(name)
+        return 0 if given is None else tokens_of(given, patch)
 
-def _scail_references(network: nn.Module, inputs: Inputs, patch: tuple[int, ...]) -> int:
-    """The tokens of the frames that SCAIL puts before a clip."""
-    given = inputs.get("reference_latent")
-    return 0 if given is None else tokens_of(given, patch)
+    return head
 
 
 def _wan_further(network: nn.Module, inputs: Inputs, patch: tuple[int, ...], tokens: int) -> int:
@@ -217,7 +215,7 @@ FAMILIES: Mapping[str, Family] = {
         frames="patch_size",
         opens=_picture_first,
         text=(*TXT_MOD, r"^txt_in$"),
-        head=_hunyuan_reference,
+        head=_tokens_in("ref_latent"),
         reading=Reading(("double_blocks", "single_blocks"), MIDDLE, with_glyphs),
     ),
     "kandinsky5.model.Kandinsky5": Family(
@@ -265,8 +263,8 @@ FAMILIES: Mapping[str, Family] = {
     "wan.model_animate.AnimateWanModel": Family("Wan Animate", head=_wan_reference, tail=_wan_further, **WAN),
     "wan.model.HumoWanModel": Family("Wan HuMo", tail=_wan_further, **WAN),
     "wan.model.WanModel_S2V": Family("Wan S2V", tail=_wan_further, **WAN),
-    "wan.model.SCAILWanModel": Family("Wan SCAIL", head=_scail_references, tail=_wan_further, **WAN),
-    "wan.model.SCAIL2WanModel": Family("Wan SCAIL-2", head=_scail_references, tail=_wan_further, **WAN),
+    "wan.model.SCAILWanModel": Family("Wan SCAIL", head=_tokens_in("reference_latent"), tail=_wan_further, **WAN),
+    "wan.model.SCAIL2WanModel": Family("Wan SCAIL-2", head=_tokens_in("reference_latent"), tail=_wan_further, **WAN),
 }
 """By the class of the network, below comfy.ldm."""
 

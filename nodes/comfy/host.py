@@ -37,6 +37,7 @@ from .nested import beside_of, clip_of, shapes_of
 from .network import control_network_of, is_framed, network_of, size_of
 from .origin import uncompiled
 from .sampler import check_prediction
+from .transformer import MASK
 
 WRAPPER_KEY = "asyndm"
 PIXELS = "asyndm_pixels"
@@ -466,7 +467,7 @@ class ComfyHost:
         """The model's call: with the map if one came along, watched if asked."""
         index, inputs = kwargs.pop(PIXELS, None), dict(kwargs)
         if self._pixels is not None and not self._as_comfy:
-            kwargs.pop("denoise_mask", None)  # some models scale their timestep by it
+            kwargs.pop(MASK, None)  # some models scale their timestep by it
         if self._pixels is not None and index is None:
             self._arrival.interfered()
         if self._pixels is not None and index.shape != (x.shape[0], *x.shape[-self._dims :]):

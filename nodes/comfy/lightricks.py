@@ -13,9 +13,9 @@ from torch.utils.hooks import RemovableHandle
 
 from ...asyndm_core.hooks import hooked
 from ...asyndm_core.timestep_rows import reference
-from .families import Inputs
+from .families import Family, Inputs
 from .nested import beside_index, clip_index
-from .transformer import MASK, Transformer, multiplied
+from .transformer import MASK, Transformer, multiplied, with_mask
 
 KEYFRAMES = "keyframe_idxs"
 GATE = "av_ca_v2a_gate_adaln_single"
@@ -28,6 +28,10 @@ class Lightricks(Transformer):
     A clip with keyframes has tokens that the network drops, so it is given a timestep for each token, as it takes them for
     masks; so it is where a soft mask makes more distinct timesteps than rows are good for.
     """
+
+    def __init__(self, network: nn.Module, family: Family, dims: int = 2) -> None:
+        super().__init__(network, family, dims)
+        self._gated = _gates_by_clip(network)
 
     def _told(self, network: nn.Module, timesteps: Tensor, index: Tensor, inputs: Inputs, masked: bool) -> Tensor:
         index = clip_index(index, inputs)
@@ -52,8 +56,8 @@ class Lightricks(Transformer):
 
         def hooks() -> Iterator[RemovableHandle]:
             mask = _uneven(inputs[MASK]) if plain.ndim > 1 and inputs.get(MASK) is not None else None
-            yield network.register_forward_pre_hook(_with_mask(mask), with_kwargs=True)
-            if _gates_by_clip(network):
+            yield network.register_forward_pre_hook(with_mask(mask), with_kwargs=True)
+            if self._gated:
                 own_gates = _at(noisiest * network.av_ca_timestep_scale_multiplier)
                 yield network.get_submodule(GATE).register_forward_pre_hook(own_gates)
 
@@ -85,11 +89,6 @@ def _uneven(mask: Tensor) -> Tensor:
     """
     ramp = torch.linspace(0.0, 1.0, mask[0, 0, 0].numel(), device=mask.device, dtype=mask.dtype).view(mask.shape[-2:])
     return torch.where(mask < 0, mask, ramp)
-
-
-def _with_mask(mask: Tensor | None) -> Callable:
-    """A hook that gives a network another denoise mask."""
-    return lambda module, args, kwargs: (args, {**kwargs, MASK: mask})
 
 
 def _at(timesteps: Tensor) -> Callable:

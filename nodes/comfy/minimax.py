@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from ...asyndm_core.hooks import hooked
 from .families import Inputs
 from .nested import beside_index, clip_index
-from .transformer import MASK, Transformer, multiplied
+from .transformer import MASK, Transformer, multiplied, with_mask
 
 CLEAN = 0.001
 """The noise level of what is known: MiniMax H3 was trained with that much noise on given pictures."""
@@ -48,17 +48,13 @@ class MiniMax(Transformer):
         table = _Table(network, levels, index[:1, :, ::height, ::width].flatten())
 
         def hooks() -> Iterator[RemovableHandle]:
-            yield network.register_forward_pre_hook(_without_mask, with_kwargs=True)
+            yield network.register_forward_pre_hook(with_mask(None), with_kwargs=True)
             for block in network.blocks:
                 yield block.register_forward_pre_hook(table.in_block)
             yield network.final_layer.register_forward_pre_hook(table.at_end)
 
         with hooked(hooks()):
             yield
-
-
-def _without_mask(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    return args, {**kwargs, MASK: None}
 
 
 class _Table:

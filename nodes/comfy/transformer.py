@@ -170,6 +170,11 @@ class Transformer:
             yield module.register_forward_hook(after)
 
 
+def with_mask(mask: Tensor | None) -> Callable:
+    """A forward pre-hook (with_kwargs) of a network: it is given another denoise mask, or none."""
+    return lambda module, args, kwargs: (args, {**kwargs, MASK: mask})
+
+
 def multiplied(timesteps: Tensor, index: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """A map of timesteps times a denoise mask (B or 1, C, *size): the distinct products, of each timestep in turn, and their
     map. The mask is the same in all channels."""

@@ -10,11 +10,10 @@ import comfy.model_patcher
 import comfy.nested_tensor
 import comfy.supported_models
 import comfy.utils
-import pytest
 import torch
 from asyndm_pack.asyndm_core.embedding import PixelTimesteps
 from asyndm_pack.nodes.comfy.network import network_of
-from families import TEXT, TOKENS, random, randomise
+from families import TEXT, TOKENS, empty_model, random, randomise
 from tiny import patcher
 from torch import Tensor
 
@@ -72,19 +71,7 @@ LACKS: Mapping[str, frozenset[str]] = {"0.33.0": frozenset(), "0.8.0": frozenset
 def clip_model(name: str) -> comfy.model_patcher.ModelPatcher:
     """A MODEL, made once; the test is skipped where this ComfyUI has none such."""
     clip = CLIPS[name]
-    kind = getattr(comfy.supported_models, clip.kind, None)
-    if kind is None:
-        pytest.skip(f"this ComfyUI has no {name}")
-    config = kind(dict(clip.network))
-    config.unet_config.update(clip.network)
-    config.unet_config["dtype"] = torch.float32
-    config.manual_cast_dtype, config.custom_operations = None, None
-    while True:
-        try:
-            model = config.get_model({}, "")
-            break
-        except TypeError as error:  # a keyword of newer networks
-            config.unet_config.pop(str(error).rsplit("'", 2)[1])
+    model = empty_model(name, clip.kind, clip.network)
     with torch.inference_mode():
         randomise(model.diffusion_model)
         if clip.kind == "MiniMaxH3":

@@ -406,21 +406,27 @@ def make_transformer(
 ) -> comfy.model_patcher.ModelPatcher:  # fmt: skip
     """A new MODEL of a family, its layers of ``operations``; the test is skipped where this ComfyUI has none such."""
     tiny = MODELS[name]
-    kind = getattr(comfy.supported_models, tiny.kind, None)
-    if kind is None:
-        pytest.skip(f"this ComfyUI has no {name}")
-    config = kind(dict(tiny.network))
-    config.unet_config.update(tiny.network)
-    config.unet_config["dtype"] = dtype
-    config.manual_cast_dtype = None
-    config.custom_operations = operations
-    try:
-        model = config.get_model({}, "")
-    except TypeError as error:  # a keyword of newer networks
-        config.unet_config.pop(str(error).rsplit("'", 2)[1])
-        model = config.get_model({}, "")
+    model = empty_model(name, tiny.kind, tiny.network, dtype, operations)
     randomise(model.diffusion_model)
     return patcher(model.eval())
+
+
+def empty_model(
+    name: str, kind: str, network: Mapping[str, Any], dtype: torch.dtype = torch.float32, operations: Any = None
+) -> Any:
+    """ComfyUI's model of a class of comfy.supported_models, its weights as memory was. The test is skipped without it."""
+    known = getattr(comfy.supported_models, kind, None)
+    if known is None:
+        pytest.skip(f"this ComfyUI has no {name}")
+    config = known(dict(network))
+    config.unet_config.update(network)
+    config.unet_config["dtype"] = dtype
+    config.manual_cast_dtype, config.custom_operations = None, operations
+    while True:
+        try:
+            return config.get_model({}, "")
+        except TypeError as error:  # a keyword of newer networks
+            config.unet_config.pop(str(error).rsplit("'", 2)[1])
 
 
 @cache

@@ -14,10 +14,10 @@ from asyndm_pack.asyndm_core.run import Snapshot
 from asyndm_pack.asyndm_core.timestep_rows import TimestepRows
 from asyndm_pack.nodes.comfy.network import network_of
 from families import CLIPS, MODELS, NOT_ODD, ONE_AT_A_TIME, empty, make_transformer, prompt, random, transformer
-from test_transformer_machines import linear_layers
+from test_transformer_machines import in_fp8, in_quantised_tensors
 from test_transformers import TOLERANCE, VERSION, Call, calls_of, exchanged, left
 from tiny import asyn, difference, hooks_of, ksampler, painted
-from torch import Tensor, nn
+from torch import Tensor
 
 from nodes import KSamplerAdvanced
 
@@ -156,17 +156,7 @@ def check_even(evaluation: Evaluation) -> None:
 @pytest.mark.parametrize("name", QUANTISED)
 def test_fp8_layers_stay_in_fp8(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers that compute in fp8 see ordinary batches: none of them falls back."""
-    patched = make_transformer(name, torch.bfloat16, comfy.ops.fp8_ops)
-    for layer in linear_layers(patched):
-        layer.weight.data = layer.weight.data.to(torch.float8_e4m3fn)
-    kinds: list[type] = []
-    own = comfy.ops.fp8_linear
-
-    def watched(layer: nn.Module, x: Tensor) -> Tensor | None:
-        kinds.append(type(x))
-        return own(layer, x)
-
-    monkeypatch.setattr(comfy.ops, "fp8_linear", watched)
+    patched, kinds = in_fp8(name, monkeypatch)
     check_even(Evaluation(name, patched=patched))
     assert kinds and TimestepRows not in kinds
 
@@ -174,12 +164,7 @@ def test_fp8_layers_stay_in_fp8(name: str, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.whole
 @pytest.mark.parametrize("name", QUANTISED)
 def test_quantised_tensors(name: str) -> None:
-    quantised = getattr(comfy.ops, "QuantizedTensor", None)
-    if quantised is None:
-        pytest.skip("this ComfyUI has no quantised tensors")
-    patched = make_transformer(name, torch.bfloat16, comfy.ops.manual_cast)
-    for layer in linear_layers(patched):
-        layer.weight = nn.Parameter(quantised.from_float(layer.weight.data, "TensorCoreFP8Layout"), requires_grad=False)
+    patched = in_quantised_tensors(name)
     check_even(Evaluation(name, patched=patched))
 
 

@@ -91,10 +91,8 @@ def linear_layers(patched: Any) -> list[nn.Module]:
     return [module for module in patched.model.diffusion_model.modules() if isinstance(module, nn.Linear)]
 
 
-@pytest.mark.whole
-@pytest.mark.parametrize("name", QUANTISED)
-def test_fp8_layers_stay_in_fp8(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers that compute in fp8 see ordinary batches: none of them falls back."""
+def in_fp8(name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[type]]:
+    """A MODEL whose layers compute in fp8, and the kinds of tensors that these will have seen."""
     patched = make_transformer(name, torch.bfloat16, comfy.ops.fp8_ops)
     for layer in linear_layers(patched):
         layer.weight.data = layer.weight.data.to(torch.float8_e4m3fn)
@@ -106,6 +104,25 @@ def test_fp8_layers_stay_in_fp8(name: str, monkeypatch: pytest.MonkeyPatch) -> N
         return own(layer, x)
 
     monkeypatch.setattr(comfy.ops, "fp8_linear", watched)
+    return patched, kinds
+
+
+def in_quantised_tensors(name: str) -> Any:
+    """A MODEL with quantised weights; the test is skipped where this ComfyUI has none such."""
+    quantised = getattr(comfy.ops, "QuantizedTensor", None)
+    if quantised is None:
+        pytest.skip("this ComfyUI has no quantised tensors")
+    patched = make_transformer(name, torch.bfloat16, comfy.ops.manual_cast)
+    for layer in linear_layers(patched):
+        layer.weight = nn.Parameter(quantised.from_float(layer.weight.data, "TensorCoreFP8Layout"), requires_grad=False)
+    return patched
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("name", QUANTISED)
+def test_fp8_layers_stay_in_fp8(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers that compute in fp8 see ordinary batches: none of them falls back."""
+    patched, kinds = in_fp8(name, monkeypatch)
     each_its_own(lambda change: sampled(name, change(patched), batch=2, steps=3), tolerance=0.03)
     assert kinds and TimestepRows not in kinds
 
@@ -113,12 +130,7 @@ def test_fp8_layers_stay_in_fp8(name: str, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.whole
 @pytest.mark.parametrize("name", QUANTISED)
 def test_quantised_tensors(name: str) -> None:
-    quantised = getattr(comfy.ops, "QuantizedTensor", None)
-    if quantised is None:
-        pytest.skip("this ComfyUI has no quantised tensors")
-    patched = make_transformer(name, torch.bfloat16, comfy.ops.manual_cast)
-    for layer in linear_layers(patched):
-        layer.weight = nn.Parameter(quantised.from_float(layer.weight.data, "TensorCoreFP8Layout"), requires_grad=False)
+    patched = in_quantised_tensors(name)
     each_its_own(lambda change: sampled(name, change(patched), batch=2, steps=3), tolerance=0.03)
 
 
