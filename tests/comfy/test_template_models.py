@@ -30,7 +30,7 @@ from PIL import Image
 from test_nodes import Server
 from test_server import ids_of, to_api
 from test_text_encoders import clip, small_eyes
-from test_workflows import EXTRAS, FILES, WORKFLOWS, lacks
+from test_workflows import EXTRAS, FILES, WORKFLOWS, lacks, shown
 from torch import Tensor, nn
 
 import nodes
@@ -194,7 +194,7 @@ def prompt(
 ) -> dict[str, Any]:
     """A template as it is sent, on a picture that is quick to draw, while tiny models stand where its files would be."""
     name: str = request.param
-    if lacking := lacks(WORKFLOWS[name], nodes.NODE_CLASS_MAPPINGS):
+    if lacking := lacks(WORKFLOWS[name], shown(object_info["CLIPLoader"]["input"])):
         pytest.skip(lacking)
     tiny = TINY[name]
     kinds = MODELS if tiny.family in MODELS else CLIPS
