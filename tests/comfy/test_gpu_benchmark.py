@@ -25,6 +25,7 @@ def bench() -> Bench:
     return Bench(ROW, random_pair(ROW.model, "cpu", "float32"))
 
 
+@pytest.mark.whole
 def test_a_row_and_its_table(bench: Bench, tmp_path: Path) -> None:
     """The map has as many distinct timesteps as the row says, and every number of the table is there."""
     line = {"row": vars(ROW), **measure(bench, CARD, 0.0)}

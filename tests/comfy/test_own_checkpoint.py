@@ -75,6 +75,7 @@ def test_triplets_of_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert "CLIPScore   asynchronous: " in capsys.readouterr().out
 
 
+@pytest.mark.whole
 def test_processes_share_the_rows_out(folder: Path, tmp_path: Path) -> None:
     """Two under torchrun make what one makes: every row once, in the same order, with the same figures."""
     flags = [*SMALL, "--edit", str(folder), "--seeds", "3", "--clip", str(tmp_path / "no such CLIP")]

@@ -69,7 +69,8 @@ def test_compiled(name: str) -> None:
     assert same(sampled(name, compiled, cfg=1.0), stock)
 
 
-@first_of(("Flux.1 dev", "Z-Image", "Qwen-Image", "Stable Diffusion 3", "PixArt Sigma"))
+@pytest.mark.whole
+@pytest.mark.parametrize("name", ["Flux.1 dev", "Z-Image", "Qwen-Image", "Stable Diffusion 3", "PixArt Sigma"])
 @pytest.mark.usefixtures("attention_of_pytorch")
 def test_words_are_read_in_a_compiled_network(name: str) -> None:
     """The regions are those that it has without."""

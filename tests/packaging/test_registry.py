@@ -59,6 +59,7 @@ def test_only_what_a_user_needs() -> None:
     assert sum((ROOT / path).stat().st_size for path in files) < 19e6
 
 
+@pytest.mark.whole
 @pytest.mark.skipif(comfyui_path() is None, reason="no ComfyUI found: set COMFYUI_PATH")
 def test_it_runs_as_it_is_handed_out(tmp_path: Path) -> None:
     """The shipped files alone, in a folder of the registry's name: nodes, help, templates, and a run of the demo model."""
