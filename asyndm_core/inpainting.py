@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .attention import Attention
 from .embedding import Groups
+from .hosts import Host
 from .samplers import NoiseLaw, Prediction
-
-if TYPE_CHECKING:
-    from .run import Host
 
 DRAWN = 0.01
 """A pixel is known where less of it is drawn; rounding and compression leave that much of black in a mask."""
@@ -37,7 +34,7 @@ def blend(drawn: Tensor, given: Tensor, mask: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Around:
-    """What hosts around another one hand on of it: all of ``run.Host`` but how it denoises."""
+    """What hosts around another one hand on of it: all of ``hosts.Host`` but how it denoises."""
 
     host: Host
 
@@ -47,17 +44,17 @@ class _Around:
         return self.host.law
 
     def attention(self) -> Attention | None:
-        """See ``run.Host``."""
+        """See ``hosts.Host``."""
         return self.host.attention()
 
     def acts(self, reference: Tensor) -> Tensor | None:
-        """See ``run.Host``."""
+        """See ``hosts.Host``."""
         return self.host.acts(reference)
 
 
 @dataclass(frozen=True)
 class InpaintingHost(_Around):
-    """A host that draws only what the mask says. Implements ``run.Host``.
+    """A host that draws only what the mask says. Implements ``hosts.Host``.
 
     latent: given (B, C, *size). mask: (B, C or 1, *size) in [0, 1]. noised: sigmas (B, 1, *size) -> the given latents at them.
     """
@@ -69,7 +66,7 @@ class InpaintingHost(_Around):
     def denoise(
         self, x: Tensor, sigma: Tensor, reference: Tensor | None = None, watch: bool = False, groups: Groups | None = None
     ) -> Prediction:
-        """See ``run.Host``."""
+        """See ``hosts.Host``."""
         seen = blend(x, self.noised(sigma), self.mask)
         prediction = self.host.denoise(seen, sigma, reference, watch, groups)
         return prediction._replace(denoised=blend(prediction.denoised, self.latent, self.mask))
@@ -77,7 +74,7 @@ class InpaintingHost(_Around):
 
 @dataclass(frozen=True)
 class HoldingHost(_Around):
-    """A host that keeps every pixel as it is given until its own denoise begins. Implements ``run.Host``.
+    """A host that keeps every pixel as it is given until its own denoise begins. Implements ``hosts.Host``.
 
     latent: given (B, C, *size). until: (B, 1, *size), the sigma that each pixel is drawn from.
     """
@@ -88,7 +85,7 @@ class HoldingHost(_Around):
     def denoise(
         self, x: Tensor, sigma: Tensor, reference: Tensor | None = None, watch: bool = False, groups: Groups | None = None
     ) -> Prediction:
-        """See ``run.Host``."""
+        """See ``hosts.Host``."""
         said, held = self.host.denoise(x, sigma, reference, watch, groups), sigma > self.until
         uncond = None if said.uncond is None else torch.where(held, self.latent, said.uncond)
         return Prediction(torch.where(held, self.latent, said.denoised), uncond)

@@ -493,7 +493,7 @@ def assign(plan: Plan, region_weights: Tensor, acts: Tensor | None = None) -> Ow
     """Overlaps settled: the greater strength (k x weight) owns a pixel, then the first listed; nobody where it is 0.
 
     A region with another denoise than the background's owns its pixels at strength 0 too, where no other does. acts: where
-    prompts with the plan's words act now, see ``run.Host``; elsewhere a word's region owns nothing, whatever its weight.
+    prompts with the plan's words act now, see ``hosts.Host``; elsewhere a word's region owns nothing, whatever its weight.
     """
     best = region_weights.new_zeros(region_weights.shape[1:])
     owner = torch.full_like(best, -1, dtype=torch.long)

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from asyndm_core.attention import token_columns
 from asyndm_core.clock import Clock
+from asyndm_core.hosts import Host
 from asyndm_core.hosts.diffusers import DiffusersHost, make_clock, sigma_of_alphas
 from asyndm_core.hosts.diffusers_transformers import DiffusersTransformerHost, make_flow_clock
 from asyndm_core.inpainting import InpaintingHost, drawn
 from asyndm_core.record import RunRecord
 from asyndm_core.regions import Plan, Target, TimestepMap, check_strength, make_plan, weights
-from asyndm_core.run import Ahead, Host, Snapshot, Weigh, generate, known_progress
+from asyndm_core.run import Ahead, Snapshot, Weigh, generate, known_progress
 from asyndm_core.samplers import SAMPLERS, Noise, Sampler, UnsupportedSampler, find_sampler
 from asyndm_core.tokens import Piece, find_word, unknown_word
 from asyndm_core.words import content_phrases, parse_targets

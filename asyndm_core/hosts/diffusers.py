@@ -117,7 +117,7 @@ def pixel_timesteps(unet: UNet2DConditionModel, timesteps: PixelTimesteps) -> It
 
 
 class DiffusersHost:
-    """One run of a diffusers UNet with classifier-free guidance. Implements ``run.Host``.
+    """One run of a diffusers UNet with classifier-free guidance. Implements ``hosts.Host``.
 
     alphas_cumprod: (T,). prediction_type: "epsilon" or "v_prediction". cond, uncond: (1 or B, tokens, C) embeddings.
     words: of the plan, in ``cond``: see ``PromptWords``.
@@ -167,7 +167,7 @@ class DiffusersHost:
     def denoise(
         self, x: Tensor, sigma: Tensor, reference: Tensor | None = None, watch: bool = False, groups: Groups | None = None
     ) -> Prediction:
-        """See ``run.Host``; ``reference`` has no use here. The unconditional prediction comes too, for CFG++."""
+        """See ``hosts.Host``; ``reference`` has no use here. The unconditional prediction comes too, for CFG++."""
         scale = (1 + sigma**2).sqrt()
         rows = torch.cat([x / scale] * 2)
         batch = x.shape[0]
@@ -192,11 +192,11 @@ class DiffusersHost:
         return Prediction(uncond + self.guidance_scale * (cond - uncond), uncond)
 
     def attention(self) -> Attention | None:
-        """See ``run.Host``."""
+        """See ``hosts.Host``."""
         return self.words.attention(self._seen.mean())
 
     def acts(self, reference: Tensor) -> Tensor | None:
-        """See ``run.Host``."""
+        """See ``hosts.Host``."""
         return self.words.acts()
 
     def _added(self, batch: int) -> dict[str, Tensor] | None:

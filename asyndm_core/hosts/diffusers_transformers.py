@@ -173,7 +173,7 @@ class _Watch(TorchFunctionMode):
 
 
 class DiffusersTransformerHost:
-    """One run of a diffusers transformer, with classifier-free guidance unless ``uncond`` is None. Implements ``run.Host``.
+    """One run of a diffusers transformer, with classifier-free guidance unless ``uncond`` is None. Implements ``hosts.Host``.
 
     cond, uncond: see ``Prompt``; their texts may have different lengths, each is a call of its own. words: of the
     plan, in cond's text: see ``PromptWords``. blocks: the numbers of those that are read; None for the family's own. Raises
@@ -203,7 +203,7 @@ class DiffusersTransformerHost:
     def denoise(
         self, x: Tensor, sigma: Tensor, reference: Tensor | None = None, watch: bool = False, groups: Groups | None = None
     ) -> Prediction:
-        """See ``run.Host``; ``reference`` has no use here. The unconditional prediction comes too, for CFG++."""
+        """See ``hosts.Host``; ``reference`` has no use here. The unconditional prediction comes too, for CFG++."""
         timesteps = (groups or grouped(sigma[:, 0])).of(sigma[:, 0])
         cond = x - sigma * self._velocity(x, timesteps, self.cond, watch and len(self.words) > 0)
         if self.uncond is None:
@@ -212,11 +212,11 @@ class DiffusersTransformerHost:
         return Prediction(uncond + self.guidance_scale * (cond - uncond), uncond)
 
     def attention(self) -> Attention | None:
-        """See ``run.Host``."""
+        """See ``hosts.Host``."""
         return self.words.attention(None if self._seen is None else self._seen.mean())
 
     def acts(self, reference: Tensor) -> Tensor | None:
-        """See ``run.Host``."""
+        """See ``hosts.Host``."""
         return self.words.acts()
 
     def _velocity(self, x: Tensor, timesteps: PixelTimesteps, prompt: Prompt, watch: bool = False) -> Tensor:

@@ -27,9 +27,9 @@ class PromptWords:
         return self.columns.shape[-1]
 
     def attention(self, shares: Tensor | None) -> Attention | None:
-        """See ``run.Host``. shares (B, words, h, w): of the attention, or None where nothing was read."""
+        """See ``hosts.Host``. shares (B, words, h, w): of the attention, or None where nothing was read."""
         return None if shares is None else Attention(shares, self._present)
 
     def acts(self) -> Tensor | None:
-        """See ``run.Host``: where each image has a prompt of its own, not all words are in all of them."""
+        """See ``hosts.Host``: where each image has a prompt of its own, not all words are in all of them."""
         return None if self._everywhere else self._present

@@ -13,7 +13,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from asyndm_core.run import Host
+from asyndm_core.hosts import Host
 
 TIMESTEPS = (950, 875, 800, 600, 400)
 """Of the region, in thousandths of the model's range."""

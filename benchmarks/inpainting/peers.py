@@ -34,7 +34,7 @@ class DifferentialHost(InpaintingHost):
     def denoise(
         self, x: Tensor, sigma: Tensor, reference: Tensor | None = None, watch: bool = False, groups: Groups | None = None
     ) -> Prediction:
-        """See ``run.Host``."""
+        """See ``hosts.Host``."""
         table = sigma_of_alphas(alphas_cumprod()).log().to(sigma.device)
         left = torch.bucketize(sigma.log(), (table[1:] + table[:-1]) / 2) / (TRAIN_STEPS - 1)
         free = (self.mask >= left).to(self.mask)

@@ -109,7 +109,7 @@ WEIGHED_BY = ("uuid", "strength", "mask_strength", *PLACED_BY)
 
 
 class ComfyHost:
-    """One run of a ComfyUI model through its guider. Implements ``run.Host``; lives as long as the run.
+    """One run of a ComfyUI model through its guider. Implements ``hosts.Host``; lives as long as the run.
 
     guider: of ComfyUI, inside its sampling. extra_args: what ComfyUI's samplers get (model_options, seed). words: whose
     attention is wanted. latent: of ComfyUI, (B, C, H, W), (B, C, T, H, W) of clips, or (B, C, 1, H, W) of pictures that are
@@ -190,7 +190,7 @@ class ComfyHost:
     def denoise(
         self, x: Tensor, sigma: Tensor, reference: Tensor | None = None, watch: bool = False, groups: Groups | None = None
     ) -> Prediction:
-        """See ``run.Host``. A map that is ``reference`` everywhere is a stock call.
+        """See ``hosts.Host``. A map that is ``reference`` everywhere is a stock call.
 
         Where it is another value everywhere, ComfyUI's ranges and hooks still go by ``reference``, as for any map.
         """
@@ -268,7 +268,7 @@ class ComfyHost:
         return replace(self._pixels, values=self._pixels.values.clamp(min=self.sampling.sigmas[0]), index=index)
 
     def attention(self) -> Attention | None:
-        """See ``run.Host``. A word is the mean over the conds that have it, each weighted as ComfyUI weighs its prediction."""
+        """See ``hosts.Host``. A word is the mean over conds that have it, each weighted as ComfyUI weighs its prediction."""
         whole = AttentionSum()
         for parts in self._seen.values():
             for part in parts:
@@ -276,7 +276,7 @@ class ComfyHost:
         return whole.mean()
 
     def acts(self, reference: Tensor) -> Tensor | None:
-        """See ``run.Host``."""
+        """See ``hosts.Host``."""
         groups = {name: group for name, group in self.guider.conds.items() if name != "negative"}
         weighed = [
             (self._positions(cond), weights[cond["uuid"]])

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from asyndm_core.clock import Clock
 from asyndm_core.embedding import Groups
+from asyndm_core.hosts import Host
 from asyndm_core.hosts.diffusers import DiffusersHost, make_clock
 from asyndm_core.inpainting import InpaintingHost, blend, drawn
 from asyndm_core.regions import KNOWN_PIXELS, Plan, Regions, Target, TimestepMap, make_plan
-from asyndm_core.run import Host, Snapshot, generate
+from asyndm_core.run import Snapshot, generate
 from asyndm_core.samplers import SAMPLERS, Prediction, find_sampler
 
 STEPS = 8
