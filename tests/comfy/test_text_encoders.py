@@ -1,28 +1,35 @@
 """Words are marked in the rows where a transformer's text encoder puts them: by ComfyUI's own encoders with their real
-tokenizers, whose networks are small, random and without attention, so that a row is its own token's alone."""
+tokenizers, whose networks are small, random and without attention, so that a row is its own token's alone.
+
+Vocabularies that come with a checkpoint, not with ComfyUI, have stand-ins (see ``vocabularies``).
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import comfy.sd
 import comfy.supported_models_base
+import comfy.text_encoders.hunyuan_video
 import comfy.text_encoders.qwen_vl
 import pytest
 import torch
+import transformers
+import vocabularies
 from asyndm_pack.asyndm_core.tokens import UnreadableWordError
 from asyndm_pack.nodes.comfy.conditioning import ANNOTATION, annotate, annotate_given, find_targets
 from tiny import node
 from torch import Tensor
-from transformers import Qwen2Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from nodes import ConditioningConcat
 
-FOLDER = Path(comfy.text_encoders.qwen_vl.__file__).parent
 LANGUAGE_MODEL = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 1, "num_key_value_heads": 1}
 T5 = {"d_model": 16, "d_ff": 16, "d_kv": 16, "num_heads": 1, "num_layers": 2}
 CLIP = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 1, "num_hidden_layers": 3}
@@ -30,15 +37,23 @@ BERT = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 1, "n
 SMALL = {
     **dict.fromkeys(("t5xxl", "pile_t5xl", "umt5xxl", "mt5xl", "byt5"), T5), "clip_l": CLIP, "clip_g": CLIP, "hydit_clip": BERT,
 }  # fmt: skip
-STAND_IN = "t5_pile_tokenizer/tokenizer.model"
-"""A sentencepiece vocabulary, for encoders whose own comes with their checkpoint."""
+NEW_TRANSFORMERS = int(transformers.__version__.partition(".")[0]) >= 5
+GPT_OSS = {"num_local_experts": 2, "num_experts_per_tok": 1, "vocab_size": 60_000}
+VOCABULARIES: dict[str, Callable[[], Tensor]] = {
+    "tekken_model": vocabularies.tekken, "tokenizer_json": vocabularies.gpt_oss,
+    **dict.fromkeys(
+        ("spiece_model", "mt5xl.spiece_model", "gemma_spiece_model", "jina_spiece_model"), vocabularies.sentencepiece
+    ),
+}  # fmt: skip
 
 
 class Kind(NamedTuple):
     """One of ComfyUI's text encoders.
 
     make: () -> its module's tokenizer and network. keys: of the encoders that are attended to. entry: of the conditioning that
-    holds the rows of the last of them. reads: what its vocabulary has ("all", or "latin" for T5's). pieces: tokenizer data.
+    holds the rows of the last of them. reads: what its vocabulary has ("all", or "latin" for T5's). data: what of its
+    tokenizer comes with a checkpoint. own: what a row has of other tokens, at most, in units of its own; not 0 where ComfyUI
+    brings a whole text's vectors to one range.
     """
 
     module: str
@@ -47,11 +62,29 @@ class Kind(NamedTuple):
     keys: tuple[str, ...]
     entry: str | None = None
     reads: str = "all"
-    pieces: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    own: float = 0.0
+
+    @property
+    def spelled(self) -> bool:
+        """Whether its tokens can be spelled: ComfyUI's reader of sentencepiece can't in every version."""
+        return not any(name.endswith("spiece_model") for name in self.data)
 
 
 def te(module: Any) -> Any:
     return module.te()
+
+
+def in_two(module: Any) -> Any:
+    """With vectors of its own for the picture and the sound."""
+    try:
+        return module.ltxav_te(text_projection_type="dual_linear")
+    except TypeError as missing:
+        raise ImportError from missing
+
+
+def of_hunyuan_image(module: Any) -> Any:
+    return importlib.import_module("comfy.text_encoders.hunyuan_image").te()
 
 
 KINDS = {
@@ -61,12 +94,16 @@ KINDS = {
     "SD3 without CLIP": Kind("sd3_clip", "SD3Tokenizer", lambda m: m.sd3_clip(False, False), ("t5xxl",), reads="latin"),
     "Chroma, PixArt": Kind("pixart_t5", "PixArtTokenizer", lambda m: m.pixart_te(), ("t5xxl",), reads="latin"),
     "LTX-Video": Kind("lt", "LTXVT5Tokenizer", lambda m: m.ltxv_te(), ("t5xxl",), reads="latin"),
+    "Mochi": Kind("genmo", "MochiT5Tokenizer", lambda m: m.mochi_te(), ("t5xxl",), reads="latin"),
+    "CogVideoX": Kind("cogvideo", "CogVideoXTokenizer", lambda m: m.cogvideo_te(), ("t5xxl",), reads="latin"),
     "Cosmos Predict2": Kind("cosmos", "CosmosT5Tokenizer", te, ("t5xxl",), reads="latin"),
     "AuraFlow": Kind("aura_t5", "AuraT5Tokenizer", lambda m: m.AuraT5Model, ("pile_t5xl",)),
     "Z-Image": Kind("z_image", "ZImageTokenizer", te, ("qwen3_4b",)),
     "Qwen-Image": Kind("qwen_image", "QwenImageTokenizer", te, ("qwen25_7b",)),
     "HunyuanImage": Kind("hunyuan_image", "HunyuanImageTokenizer", te, ("qwen25_7b",)),
+    "HunyuanVideo 1.5": Kind("hunyuan_video", "HunyuanVideo15Tokenizer", of_hunyuan_image, ("qwen25_7b",)),
     "Kandinsky5": Kind("kandinsky5", "Kandinsky5TokenizerImage", te, ("qwen25_7b",)),
+    "Kandinsky5 Video": Kind("kandinsky5", "Kandinsky5Tokenizer", te, ("qwen25_7b",)),
     "Omnigen2": Kind("omnigen2", "Omnigen2Tokenizer", te, ("qwen25_3b",)),
     "Ovis": Kind("ovis", "OvisTokenizer", te, ("qwen3_2b",)),
     "Flux.2 Klein": Kind("flux", "KleinTokenizer", lambda m: m.klein_te(), ("qwen3_4b",)),
@@ -81,10 +118,21 @@ KINDS = {
     "HiDream-I1": Kind("hidream", "HiDreamTokenizer", lambda m: m.hidream_clip(), ("t5xxl", "llama"), "conditioning_llama3"),
     "HunyuanDiT": Kind(
         "hydit", "HyditTokenizer", lambda m: m.HyditModel, ("hydit_clip", "mt5xl"), "conditioning_mt5xl",
-        pieces=("mt5xl.spiece_model",),
+        data=("mt5xl.spiece_model",),
     ),
-    "Lumina2": Kind("lumina2", "LuminaTokenizer", te, ("gemma2_2b",), pieces=("spiece_model",)),
-    "Wan": Kind("wan", "WanT5Tokenizer", te, ("umt5xxl",), pieces=("spiece_model",)),
+    "HunyuanVideo": Kind("hunyuan_video", "HunyuanVideoTokenizer", lambda m: m.hunyuan_video_clip(), ("llama",)),
+    "Flux.2 dev": Kind("flux", "Flux2Tokenizer", lambda m: m.flux2_te(), ("mistral3_24b",), data=("tekken_model",)),
+    "ERNIE": Kind("ernie", "ErnieTokenizer", te, ("ministral3_3b",), data=("tekken_model",)),
+    "Lens": Kind("gpt_oss", "LensTokenizer", lambda m: m.lens_te(), ("gpt_oss",), data=("tokenizer_json",), own=1e-3),
+    "Lumina2": Kind("lumina2", "LuminaTokenizer", te, ("gemma2_2b",), data=("spiece_model",)),
+    "Lumina2, Gemma 3": Kind(
+        "lumina2", "NTokenizer", lambda m: m.te(model_type="gemma3_4b"), ("gemma3_4b",), data=("spiece_model",)
+    ),
+    "NewBie": Kind("newbie", "NewBieTokenizer", te, ("gemma",), data=("gemma_spiece_model", "jina_spiece_model")),
+    "PixelDiT": Kind("pixeldit", "PixelDiTGemma2Tokenizer", lambda m: m.pixeldit_te(), ("gemma2_2b",), data=("spiece_model",)),
+    "LTX-2": Kind("lt", "LTXAVGemmaTokenizer", lambda m: m.ltxav_te(), ("gemma3_12b",), data=("spiece_model",), own=0.3),
+    "LTX-2.3": Kind("lt", "LTXAVGemmaTokenizer", in_two, ("gemma3_12b",), data=("spiece_model",)),
+    "Wan": Kind("wan", "WanT5Tokenizer", te, ("umt5xxl",), data=("spiece_model",)),
 }  # fmt: skip
 PLAIN = ["Flux", "SD3", "Z-Image", "Qwen-Image", "LongCat", "Krea2", "Anima", "HiDream-I1"]
 ALL = [name if name in PLAIN else pytest.param(name, marks=pytest.mark.whole) for name in KINDS]
@@ -99,16 +147,20 @@ def clip(name: str) -> comfy.sd.CLIP:
         tokenizer, network = getattr(module, kind.tokenizer), kind.network(module)
     except (ImportError, AttributeError):
         pytest.skip(f"this ComfyUI has no {name}")
-    if name == "HiDream-I1":  # the vocabulary of Llama 3 is not in ComfyUI's tree: Qwen's stands in
-        importlib.import_module("comfy.text_encoders.hunyuan_video").LlamaTokenizerFast = _Qwen
-    options: dict[str, Any] = {"dtype": torch.float32, "vocab_size": 152_000}
-    for key in (*kind.keys, "t5xxl", "byt5", "clip_l", "clip_g"):
+    options: dict[str, Any] = {"dtype": torch.float32, "vocab_size": 152_000, "gpt_oss_config": LANGUAGE_MODEL | GPT_OSS}
+    for key in ("", *kind.keys, "t5xxl", "byt5", "clip_l", "clip_g"):
         options[f"{key}_model_config"] = dict(SMALL.get(key, LANGUAGE_MODEL))
+    if name == "NewBie":  # two encoders that ComfyUI gives one configuration
+        options["_model_config"] = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 4}
     if kind.tokenizer == "SD3Tokenizer":
         options["t5xxl_model_config"]["d_model"] = 4096
-    words = torch.frombuffer(bytearray((FOLDER / STAND_IN).read_bytes()), dtype=torch.uint8)
-    target = comfy.supported_models_base.ClipTarget(tokenizer, network)
-    made = comfy.sd.CLIP(target, tokenizer_data=dict.fromkeys(kind.pieces, words), model_options=options)
+    if "tekken_model" in kind.data and "bpe_tokenizer" not in dir(comfy.text_encoders) and NEW_TRANSFORMERS:
+        pytest.skip("this ComfyUI cannot read Mistral's vocabulary with transformers 5")
+    target = comfy.supported_models_base.ClipTarget(tokenizer, partial(_with_weights, network))
+    with patch("comfy.text_encoders.hunyuan_video.LlamaTokenizerFast", _Llama):
+        made = comfy.sd.CLIP(target, tokenizer_data={each: VOCABULARIES[each]() for each in kind.data}, model_options=options)
+    if hasattr(made.cond_stage_model, "video_embeddings_connector"):
+        pytest.skip("this ComfyUI mixes the rows in the encoder")
     generator = torch.Generator().manual_seed(5)
     for weight, parameter in made.cond_stage_model.named_parameters():
         if "visual" in weight:
@@ -123,15 +175,29 @@ def clip(name: str) -> comfy.sd.CLIP:
     return made
 
 
-class _Qwen(Qwen2Tokenizer):
-    """Qwen's vocabulary with a start token, as Llama 3 has one."""
+def _with_weights(network: Any, **options: Any) -> Any:
+    """The network, where ComfyUI makes layers without weights, as of gpt-oss, with some."""
+    made = network(**options)
+    for module in made.modules():
+        if hasattr(module, "in_features") and getattr(module, "weight", None) is None:
+            experts = (module.num_experts,) if hasattr(module, "num_experts") else ()
+            module.weight = torch.nn.Parameter(torch.empty(*experts, module.out_features, module.in_features))
+    return made
+
+
+class _Llama:
+    """ComfyUI's reader of Llama 3's vocabulary, at the stand-in's folder.
+
+    That of 0.8.0 is transformers', which since 5 leaves out the spaces: there the same file is read as it is.
+    """
+
+    READER = comfy.text_encoders.hunyuan_video.LlamaTokenizerFast
 
     @classmethod
     def from_pretrained(cls, path: str, **kwargs: Any) -> Any:
-        return super().from_pretrained(str(FOLDER / "qwen25_tokenizer"))
-
-    def __call__(self, text: str) -> dict[str, list[int]]:
-        return {"input_ids": [151644, *super().__call__(text)["input_ids"]]}
+        own = cls.READER if cls.READER.__module__.startswith("comfy") else PreTrainedTokenizerFast
+        with TemporaryDirectory() as folder:
+            return own.from_pretrained(vocabularies.llama3(Path(folder)), **kwargs)
 
 
 def encode(made: comfy.sd.CLIP, tokens: Any) -> list[Any]:
@@ -151,11 +217,12 @@ def rows(conditioning: list[Any], entry: str | None) -> Tensor:
     return torch.cat([torch.nn.functional.pad(each, (0, width - each.shape[-1])) for each in (tensor[0], more)])
 
 
-def changed(before: list[Any], after: list[Any], entry: str | None) -> set[int]:
-    """The rows that differ."""
+def changed(before: list[Any], after: list[Any], entry: str | None, own: float = 0.0) -> set[int]:
+    """The rows that differ, by more than a share of the largest difference."""
     first, second = rows(before, entry), rows(after, entry)
     assert first.shape == second.shape
-    return set(((first - second).abs().amax(dim=-1) > 1e-6).nonzero()[:, 0].tolist())
+    apart = (first - second).abs().amax(dim=-1)
+    return set((apart > max(1e-6, own * float(apart.max()))).nonzero()[:, 0].tolist())
 
 
 def with_other_tokens(made: comfy.sd.CLIP, text: str, places: dict[str, Iterable[int]]) -> Any:
@@ -205,7 +272,7 @@ def test_the_rows_of_words(name: str) -> None:
         for part in places.each:
             positions = part.positions.get(found.text, ())
             key = part.encoder.key
-            if positions and not kind.pieces:
+            if positions and kind.spelled:
                 spelled = decoded(made, key, text, positions).lower()
                 assert "".join(letter for letter in spelled if letter not in ' "([{:,.').removesuffix("'") == said, (key, text)
             assert positions or (part is not places.each[-1] and not said.isascii())
@@ -213,7 +280,7 @@ def test_the_rows_of_words(name: str) -> None:
         where = {part.encoder.key: part.positions.get(found.text, ()) for part in places.each}
         other = encode(made, with_other_tokens(made, text, where))
         marked = annotate(plain, places)[0][1][ANNOTATION]
-        assert set(marked.positions[found.text]) == changed(plain, other, kind.entry), (text, target)
+        assert set(marked.positions[found.text]) == changed(plain, other, kind.entry, kind.own), (text, target)
         assert marked.length >= len(rows(plain, kind.entry))
 
 
