@@ -89,7 +89,8 @@ def annotate_given(conditioning: Conditioning, clip: Any, text: str, annotation:
     Conditioning (Concat), the text may be the second part). Where a word is not there, also with those without weights, and
     of the parts of a text that BREAK or AND divides, which other packs encode one by one. A language model's vectors are
     others wherever images or another instruction stand before the text: there the words are counted from the end, if most
-    of the text's vectors are still its own. Raises ValueError for a word that is in none of the conditionings.
+    of the text's vectors are still its own (a text that differs in a word or two is not told from it). Raises ValueError for
+    a word that is in none of the conditionings.
     """
     found: list[dict[str, set[int]]] = [{} for _ in conditioning]
     whole: _Held | None = None

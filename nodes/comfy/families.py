@@ -52,9 +52,10 @@ class Family(NamedTuple):
     opens: whether the picture's stream opens every sequence that it is a part of (otherwise it closes them).
     text: patterns of the names of modules that modulate text alone. columns: patterns of the names of modules that modulate
     both, with the entries of their output that are text's: network -> (entries -> Columns). large: patterns of the names of
-    modules that hold so much for each timestep that they are given a few at a time. head, tail: tokens that come before and
-    after the picture's own in its stream: (network, inputs, patch) and (network, inputs, patch, tokens) -> how many. beside:
-    the input that is joined to the latents along the width. reading: how words are read; None: they can't be.
+    modules that hold so much for each timestep that they are given a few at a time. lent: patterns of the names of modules
+    of the model's network that a ControlNet has its timestep from. head, tail: tokens that come before and after the picture's
+    own in its stream: (network, inputs, patch) and (network, inputs, patch, tokens) -> how many. beside: the input that is
+    joined to the latents along the width. reading: how words are read; None: they can't be.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Family(NamedTuple):
     text: tuple[str, ...] = ()
     columns: tuple[tuple[str, Callable[[nn.Module], Callable[[int], Columns]]], ...] = ()
     large: tuple[str, ...] = ()
+    lent: tuple[str, ...] = ()
     head: Callable[[nn.Module, Inputs, tuple[int, ...]], int] = lambda network, inputs, patch: 0
     tail: Callable[[nn.Module, Inputs, tuple[int, ...], int], int] = lambda network, inputs, patch, tokens: 0
     beside: str | None = None
@@ -271,7 +273,9 @@ FAMILIES: Mapping[str, Family] = {
 CONTROLS: Mapping[str, Family] = {
     "flux.controlnet.ControlNetFlux": Family("Flux.1", text=TXT_MOD),
     "qwen_image.controlnet.QwenImageControlNetModel": Family("Qwen-Image", text=TXT_MOD),
-    "qwen_image.controlnet.QwenImageFunControlNetModel": Family("Qwen-Image", patch=2, text=TXT_MOD),
+    "qwen_image.controlnet.QwenImageFunControlNetModel": Family(
+        "Qwen-Image", patch=2, text=TXT_MOD, lent=(r"^time_text_embed\.",)
+    ),
     "comfy.cldm.mmdit.ControlNet": Family("Stable Diffusion 3", text=(r"context_block\.adaLN_modulation$",)),
     "comfy.cldm.dit_embedder.ControlNetEmbedder": Family("Stable Diffusion 3.5"),
     "hydit.controlnet.HunYuanControlNet": Family("HunyuanDiT"),

@@ -54,7 +54,7 @@ def control_network_of(control: Any, dims: int = 2) -> UNet | Transformer | None
     network = getattr(control, "control_model", None)
     family = control_family_of(network)
     if family is not None:
-        return Transformer(network, family, dims)
+        return Transformer(network, family, dims, getattr(control, "extra_args", {}).get("base_model"))
     return UNet(network) if isinstance(network, ControlNet) else None
 
 

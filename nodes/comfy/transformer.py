@@ -62,12 +62,12 @@ class _Modules(NamedTuple):
 class Transformer:
     """A transformer of a known family in one run.
 
-    network: of the model. Copies of it on other devices are told by the same family. dims: of the maps, 2 of pictures and 3 of
-    clips.
+    network: of the model, or of a ControlNet. Copies of it on other devices are told by the same family. dims: of the maps,
+    2 of pictures and 3 of clips. lender: the model's network, for a ControlNet that computes with modules of it.
     """
 
-    def __init__(self, network: nn.Module, family: Family, dims: int = 2) -> None:
-        self.network, self.family = network, family
+    def __init__(self, network: nn.Module, family: Family, dims: int = 2, lender: nn.Module | None = None) -> None:
+        self.network, self.family, self._lender = network, family, lender
         self.patch, self._opens = family.patch_of(network, dims), family.opens(network)
         self._modules: dict[nn.Module, _Modules] = {}
         self._chosen: dict[nn.Module, frozenset[int]] = {}
@@ -158,7 +158,7 @@ class Transformer:
 
     def _hooks(self, network: nn.Module) -> Iterator[RemovableHandle]:
         if network not in self._modules:
-            self._modules[network] = _hooked_modules(network, self.family)
+            self._modules[network] = _hooked_modules(network, self.family, self._lender)
         modules = self._modules[network]
         for module in modules.text:
             yield module.register_forward_pre_hook(as_reference, with_kwargs=True)
@@ -183,11 +183,10 @@ def multiplied(timesteps: Tensor, index: Tensor, mask: Tensor) -> tuple[Tensor, 
     return (timesteps[:, None] * levels).flatten(), index * len(levels) + which
 
 
-def _hooked_modules(network: nn.Module, family: Family) -> _Modules:
-    """Look a network's modules up, by their names before torch.compile put other modules around some of them."""
+def _hooked_modules(network: nn.Module, family: Family, lender: nn.Module | None = None) -> _Modules:
+    """Look a network's modules up, and those that it is lent."""
     found = _Modules([], [], [], [])
-    for wrapped_name, module in network.named_modules():
-        name = wrapped_name.replace("_orig_mod.", "")
+    for name, module in _named_modules(network):
         if any(re.search(pattern, name) for pattern in family.text):
             found.text.append(module)
         found.both.extend((module, columns(network)) for pattern, columns in family.columns if re.search(pattern, name))
@@ -195,7 +194,15 @@ def _hooked_modules(network: nn.Module, family: Family) -> _Modules:
             found.large.append(module)
         if _is_quantised(module):
             found.quantised.append(module)
+    for name, module in () if lender is None else _named_modules(lender):
+        if any(re.search(pattern, name) for pattern in family.lent) and _is_quantised(module):
+            found.quantised.append(module)
     return found
+
+
+def _named_modules(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """By their names before torch.compile put other modules around some of them."""
+    return ((name.replace("_orig_mod.", ""), module) for name, module in network.named_modules())
 
 
 def _is_quantised(module: nn.Module) -> bool:

@@ -359,6 +359,19 @@ ELSEWHERE = (
         "test_transformers",
     ),
     ("Textual inversion, weights, long prompts", "yes", "", "test_tokens"),
+    (
+        "Words by the text encoders of the families below",
+        "yes",
+        "all that ComfyUI has for them but Gemma 4 (not run); vocabularies that come with a checkpoint (Llama 3, Mistral, "
+        "gpt-oss, Gemma 2 and 3, UMT5, mT5, Jina) by stand-ins of their kind; Mistral's not in 0.8.0 with transformers 5",
+        "test_text_encoders",
+    ),
+    (
+        "Conditionings with pictures before the text (TextEncodeQwenImageEdit, ...)",
+        "yes, roughly",
+        "the words are those of the same text; one that differs in a word or two is not told from it there",
+        "test_text_encoders",
+    ),
     ("Wrappers and patches of other packs", "yes", "they are called as before", "test_state"),
     (
         "Clips: batches, noise masks, Differential Diffusion, areas, prompts' masks, every sampler",
@@ -404,7 +417,7 @@ ELSEWHERE = (
     (
         "Transformers with quantised weights, LoRA, torch.compile",
         "yes",
-        "layers that compute in fp8 see ordinary batches; LoRA applied on the fly too; one more graph for maps",
+        "layers that compute in fp8 see ordinary batches; LoRA applied on the fly too; one more graph for maps; inductor too",
         "test_transformer_machines",
     ),
     ("Other transformers, and UNets of video", "refused", "by name, with the reason where there is one", "test_transformers"),

@@ -26,7 +26,9 @@ import comfy.taesd.taesd
 import comfy_extras.nodes_model_patch as model_patch
 import pytest
 import torch
+from asyndm_pack.asyndm_core.timestep_rows import TimestepRows
 from families import FAMILIES, FLUX, QWEN, SD3, TEXT, TOKENS, empty, prompt, randomise, transformer
+from test_transformer_machines import in_fp8, in_quantised_tensors
 from test_transformers import NO_STRENGTH, TOLERANCE, each_its_own, left, nothing_attended
 from tiny import asyn, difference, hooks_of, ksampler, painted, patcher, plain, same
 from torch import Tensor, nn
@@ -251,3 +253,13 @@ def test_a_model_patch_is_told_each_pictures_own_timestep(name: str, caplog: pyt
 def test_a_model_patch_tells_each_token_its_own(name: str) -> None:
     family = PATCHES[name][0]
     in_halves(lambda change: sampled(family, change(with_patch(name)), (prompt(family), prompt(family, 6))))
+
+
+def test_a_control_that_uses_the_models_own_quantised_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qwen-Image's Fun ControlNet takes the timestep from the model's time embedding."""
+    patched, kinds = in_fp8("Qwen-Image", monkeypatch)
+    _, *conds = controlled("Qwen-Image Fun")
+    each_its_own(lambda change: sampled("Qwen-Image", change(patched), conds, 2), tolerance=0.03)
+    assert kinds and TimestepRows not in kinds
+    patched = in_quantised_tensors("Qwen-Image")
+    each_its_own(lambda change: sampled("Qwen-Image", change(patched), conds, 2), tolerance=0.03)
