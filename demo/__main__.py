@@ -36,7 +36,7 @@ from asyndm_core.regions import KNOWN_PIXELS, MODES, Regions, Target, TimestepMa
 from asyndm_core.words import prompt_words
 
 from .config import FACTOR, MAX_TOKENS, TRANSFORMER_WEIGHTS, WEIGHTS
-from .model import DemoModel, FlowModel, load, load_transformer
+from .model import LOADERS, DemoModel, FlowModel
 from .sample import (
     SAMPLER_NAMES,
     Inpaint,
@@ -54,8 +54,8 @@ from .world import vocabulary
 PROMPT = "a green boat on the sea under two moons"
 REMOVED, LEFT = "moons", "a green boat on the sea"
 """What is taken out of the default prompt's picture, and the prompt that names only what is left."""
-NETWORKS = {"unet": ([WEIGHTS], load), "transformer": ([WEIGHTS, TRANSFORMER_WEIGHTS], load_transformer)}
-"""The demo models: the files that they need, and how they are loaded."""
+NEEDED = {"unet": [WEIGHTS], "transformer": [WEIGHTS, TRANSFORMER_WEIGHTS]}
+"""The files that the demo models need."""
 SEEDS = range(1, 9)
 """Looked at where no seed is given."""
 HOLE, GROW = 0.4, 2
@@ -87,7 +87,7 @@ def read_flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = _Parser(prog="python -m demo", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("prompt", nargs="?", default=PROMPT, help="what the picture shows")
     parser.add_argument("--targets", default="", help='words to follow, "boat, moons:0.4"; empty: chosen automatically')
-    parser.add_argument("--network", choices=list(NETWORKS), default="unet", help="which of the demo models")
+    parser.add_argument("--network", choices=list(NEEDED), default="unet", help="which of the demo models")
     parser.add_argument("--seed", type=int, help="the same for all pictures; none: of the first eight the most changed")
     parser.add_argument("--remove", default="", metavar="WORD", help="a thing to take out of the picture; see --left")
     parser.add_argument("--left", default="", metavar="PROMPT", help="the prompt that names only what is left then")
@@ -190,14 +190,13 @@ def remove(model: DemoModel | FlowModel, prompt: str, word: str, left: str, seed
 
 
 def load_model(network: str = "unet") -> DemoModel | FlowModel:
-    """A demo model, see ``NETWORKS``; FileNotFoundError where its weights are not there."""
-    needed, loaded = NETWORKS[network]
-    for weights in needed:
+    """A demo model, see ``model.LOADERS``; FileNotFoundError where its weights are not there."""
+    for weights in NEEDED[network]:
         if not weights.is_file():
             raise FileNotFoundError(
                 f"The demo model's weights are missing: {weights}. Get the whole repository, with git clone."
             )  # fmt: skip
-    return loaded()
+    return LOADERS[network]()
 
 
 # --- the sheet -------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -178,6 +179,10 @@ def load_transformer(path: Path = TRANSFORMER_WEIGHTS, vae_path: Path = WEIGHTS)
     _fill({"transformer": model.transformer, "text_encoder": model.text_encoder}, load_file(path))
     _fill({"vae": model.vae}, load_file(vae_path))
     return model
+
+
+LOADERS: dict[str, Callable[..., DemoModel | FlowModel]] = {"unet": load, "transformer": load_transformer}
+"""By the name of their network."""
 
 
 def _fill(parts: dict[str, nn.Module], state: dict[str, Tensor]) -> None:

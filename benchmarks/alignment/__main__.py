@@ -3,11 +3,12 @@
     python -m benchmarks.alignment                       # the table: 512 prompts, about 40 minutes on two cores
     python -m benchmarks.alignment --kind hard --prompts 256 --seed 77 --first-seed 50000 --sweeps
     python -m benchmarks.alignment --kind places --arms synchronous asynchronous concave
+    python -m benchmarks.alignment --network transformer --prompts 240 --arms synchronous asynchronous "lag at once"
     python -m benchmarks.alignment --weights FILE --arms synchronous asynchronous concave      # --busy, if it is of busy places
 
 Prompts of what the demo model never saw, the same seed for every arm, judged by the demo world's scorer.
 Pictures are kept in OUT/pictures, so that a second call only scores them. Several calls with other --arms may fill the
-same folder at once. Arms of other nodes (PAG, FreeU) need a ComfyUI, else they are left out and said so.
+same folder at once. Arms of other nodes (PAG, FreeU) need a ComfyUI and the UNet, else they are left out and said so.
 """
 
 from __future__ import annotations
@@ -24,9 +25,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from demo.config import WEIGHTS
 from demo.evaluate import score_drawings, share
-from demo.model import DemoModel, load
+from demo.model import LOADERS, DemoModel, FlowModel
 from demo.world import Scene
 
 from .. import real_comfyui
@@ -43,8 +43,9 @@ TOLERANCE = 1e-3
 
 
 def pictures_of(
-    arm: Arm, model: DemoModel, scenes: Sequence[Scene], seeds: Sequence[int], folder: Path, shown: np.ndarray | None = None
-) -> np.ndarray:
+    arm: Arm, model: DemoModel | FlowModel, scenes: Sequence[Scene], seeds: Sequence[int], folder: Path,
+    shown: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
     """Pictures of an arm, uint8 (N, 128, 128, 3): from the folder if they are there, else sampled and kept.
 
     shown: those of the arm that it is compared with.
@@ -101,7 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sweeps", action="store_true", help="also the sweeps of strength, curve, threshold, steps, ...")
     parser.add_argument("--seed", type=int, default=31, help="of the choice of prompts")
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help="of the noise; every prompt has the next one")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="of the demo model; others than those that ship")
+    parser.add_argument("--network", choices=LOADERS, default="unet")
+    parser.add_argument("--weights", type=Path, help="of the demo model; others than those that ship")
     parser.add_argument("--busy", action="store_true", help="of busy places are the true drawings that the scorer is tried on")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -113,19 +115,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {problem}\n")
         return 2
 
-    model, scenes = load(flags.weights), choose_scenes(flags.prompts, flags.seed, flags.kind)
+    model = LOADERS[flags.network](*filter(None, [flags.weights]))
+    scenes = choose_scenes(flags.prompts, flags.seed, flags.kind)
     accuracy = share(result.whole_prompt for result in score_drawings(scenes, flags.busy))
     said = [f"Scorer on the true drawings of these {len(scenes)} prompts: {100 * accuracy[0]:.1f} ± {100 * accuracy[1]:.1f} %."]
-    if any(arm.peer for arm in arms):
+    if isinstance(model, FlowModel):
+        left_out = [arm.name for arm in arms if arm.of_unet]
+        arms = [arm for arm in arms if not arm.of_unet]
+        said += [f"Left out, as they are of a UNet: {', '.join(left_out)}."] if left_out else []
+    elif any(arm.peer for arm in arms):
         if real_comfyui.found():
             said.append(f"Synchronous latents, ours against ComfyUI's: {check_peers(model, scenes):.1g} apart.")
         else:
             arms = [arm for arm in arms if not arm.peer]
             said.append("PAG and FreeU are left out: they need a ComfyUI (set COMFYUI_PATH).")
 
-    trained = "" if flags.weights == WEIGHTS else f"_{flags.weights.stem}"
+    network = "" if flags.network == "unet" else f"_{flags.network}"
+    trained = f"_{flags.weights.stem}" if flags.weights else ""
     part = "" if flags.prompts == PROMPTS else f"_{flags.prompts}"
-    name = f"{flags.kind}_{flags.seed}{part}{trained}"
+    name = f"{flags.kind}_{flags.seed}{part}{network}{trained}"
     seeds = range(flags.first_seed, flags.first_seed + len(scenes))
     pictures: dict[str, np.ndarray] = {}
     for arm in arms:

@@ -50,6 +50,11 @@ class Arm:
     compare: str | None = "synchronous"
 
     @property
+    def of_unet(self) -> bool:
+        """Whether only a UNet has it: others' patches of a UNet's layers, and a choice among its layers by their size."""
+        return self.peer is not None or self.reading.factor is not None
+
+    @property
     def calls(self) -> int:
         """Evaluations of the model, in units of one with CFG."""
         passes = 2 if self.timestep_map.regions.update == "fixed" else 1

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from asyndm_core.hosts.diffusers import make_clock
 from demo.config import FACTOR, LATENT_CHANNELS
-from demo.model import DemoModel, alphas_cumprod
+from demo.model import Parts, alphas_cumprod
 from demo.sample import seeded_noise, timesteps
 from demo.world import Scene
 
@@ -40,7 +40,7 @@ def _patched(model: Any, peer: str) -> Any:
     return model
 
 
-def peer_latents(arm: Arm, model: DemoModel, scenes: Sequence[Scene], seeds: Sequence[int]) -> Tensor:
+def peer_latents(arm: Arm, model: Parts, scenes: Sequence[Scene], seeds: Sequence[int]) -> Tensor:
     """As ``sampling.latents_of``, sampled by ComfyUI: the same noise and sigmas, one row of the conditioning a scene."""
     patcher, clip = _demo_model()
     import comfy.sample

@@ -13,7 +13,7 @@ from torch import Tensor
 from asyndm_core.attention import Attention, token_columns
 from asyndm_core.regions import Plan, weights
 from demo.config import MAX_TOKENS
-from demo.model import DemoModel
+from demo.model import Parts
 from demo.sample import pieces
 from demo.world import Scene
 
@@ -45,7 +45,7 @@ class Reading:
     factor: int | None = None
     inverse: bool = False
 
-    def columns(self, model: DemoModel, scenes: Sequence[Scene], words: int) -> Tensor:
+    def columns(self, model: Parts, scenes: Sequence[Scene], words: int) -> Tensor:
         """(B, tokens, words): whose attention is wanted; with one more at the end for all words of the prompt together."""
         columns = target_columns(model, scenes)[..., :words]
         if self.shares != "prompt":

@@ -15,7 +15,7 @@ from asyndm_core.regions import Plan, make_plan
 from asyndm_core.run import Snapshot
 from demo.config import FACTOR
 from demo.evaluate import to_pixels
-from demo.model import DemoModel
+from demo.model import DemoModel, FlowModel
 from demo.sample import decode, sample_plan
 from demo.world import Scene
 
@@ -45,7 +45,7 @@ def plan_of(arm: Arm, scenes: Sequence[Scene], shown: np.ndarray | None = None) 
 
 
 def latents_of(
-    arm: Arm, model: DemoModel, scenes: Sequence[Scene], seeds: Sequence[int], shown: np.ndarray | None = None,
+    arm: Arm, model: DemoModel | FlowModel, scenes: Sequence[Scene], seeds: Sequence[int], shown: np.ndarray | None = None,
     on_step: Callable[[Snapshot], None] | None = None,
 ) -> Tensor:  # fmt: skip
     """The latents (B, 12, h, w) of scenes with equally many groups, by the core alone. shown: see ``plan_of``."""
@@ -59,7 +59,7 @@ def latents_of(
 
 
 def sample_arm(
-    arm: Arm, model: DemoModel, scenes: Sequence[Scene], seeds: Sequence[int], shown: np.ndarray | None = None
+    arm: Arm, model: DemoModel | FlowModel, scenes: Sequence[Scene], seeds: Sequence[int], shown: np.ndarray | None = None
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Yields batch by batch the indices of the scenes, and their pictures, uint8 (B, 128, 128, 3). shown: of all scenes."""
     for indices in batches(scenes, BATCH):

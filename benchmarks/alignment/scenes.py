@@ -11,7 +11,7 @@ from torch import Tensor
 
 from asyndm_core.attention import token_columns
 from demo.config import MAX_TOKENS, PICTURE_SIZE
-from demo.model import DemoModel
+from demo.model import Parts
 from demo.sample import token_positions
 from demo.scorer import read
 from demo.world import PLACES, Scene, sample_scene, sample_stack
@@ -68,7 +68,7 @@ def batches(scenes: Sequence[Scene], size: int) -> list[list[int]]:
     return result
 
 
-def target_columns(model: DemoModel, scenes: Sequence[Scene]) -> Tensor:
+def target_columns(model: Parts, scenes: Sequence[Scene]) -> Tensor:
     """(B, tokens, groups): the columns of each scene's nouns, which are the targets."""
     return torch.stack([
         token_columns(token_positions(model, scene.prompt(), [group.noun for group in scene.groups]), MAX_TOKENS)

@@ -29,7 +29,7 @@ from asyndm_core.attention import token_columns
 from asyndm_core.regions import make_plan
 from demo.config import MAX_TOKENS
 from demo.evaluate import to_pixels
-from demo.model import DemoModel, FlowModel, load, load_transformer
+from demo.model import LOADERS, DemoModel, FlowModel
 from demo.sample import SAMPLER_NAMES, Settings, decode, sample_plan, token_positions
 from demo.scorer import score
 
@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     usual = [arm.name for arm in ARMS + EDITS]
     parser.add_argument("--arms", nargs="*", choices=[arm.name for arm in EVERY_ARM], default=usual)
     parser.add_argument("--peers", action="store_true", help="what others do, too; two of them take 6 times as long")
-    parser.add_argument("--network", choices=["unet", "transformer"], default="unet")
+    parser.add_argument("--network", choices=LOADERS, default="unet")
     parser.add_argument("--seed", type=int, default=41, help="of the choice of cases")
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help="of the noise")
     parser.add_argument("--steps", type=int, default=20)
@@ -169,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("What others do is measured on the UNet: leave --peers and its arms out, or --network.")
     torch.set_num_threads(flags.threads)
     settings = Settings(flags.steps, flags.cfg, flags.sampler, flags.eta)
-    model = (load_transformer() if flags.network == "transformer" else load()).to(flags.device)
+    model = LOADERS[flags.network]().to(flags.device)
     for task in flags.tasks:
         known = EDITS if task == "edit" else ARMS + PEERS + FURTHER
         chosen = {known[0].name, *flags.arms, *(arm.name for arm in PEERS if flags.peers)}

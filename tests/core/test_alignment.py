@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,14 +12,15 @@ import torch
 from asyndm_core.attention import Attention
 from asyndm_core.curves import Track
 from asyndm_core.regions import Regions, Target, TimestepMap, make_plan, weights
-from benchmarks.alignment.__main__ import chosen_arms
+from benchmarks.alignment.__main__ import chosen_arms, main
 from benchmarks.alignment.arms import ARMS, ASYNCHRONOUS, Arm, at_once
 from benchmarks.alignment.masks import figures
 from benchmarks.alignment.readings import Reading, Weigher, automatic_strength
 from benchmarks.alignment.report import compare, count_all, measure_all
 from benchmarks.alignment.sampling import latents_of, plan_of
 from benchmarks.alignment.scenes import batches, choose_scenes, drawn_regions, seen_regions
-from demo.model import load
+from demo.evaluate import to_pixels
+from demo.model import LOADERS, load_transformer, sample
 from demo.sample import Settings, sample_demo
 from demo.scorer import read
 from demo.world import PLACES, SEATS, draw
@@ -205,9 +207,10 @@ def test_figures_of_masks_are_shares() -> None:
     assert np.isnan(figures(region & False, np.zeros((1, 4, 4)), things)[0, 1])
 
 
-def test_many_prompts_are_as_each_alone() -> None:
+@pytest.mark.parametrize("network", LOADERS)
+def test_many_prompts_are_as_each_alone(network: str) -> None:
     """Each picture of a batch follows its own prompt's words."""
-    model = load()
+    model = LOADERS[network]()
     scenes = [scene for scene in choose_scenes(6, 5) if len(scene.groups) == 2]
     arm = replace(ASYNCHRONOUS, settings=Settings(steps=6))
     together = latents_of(arm, model, scenes, [3, 4, 5])
@@ -217,3 +220,17 @@ def test_many_prompts_are_as_each_alone() -> None:
         alone = sample_demo(model, scene.prompt(), TimestepMap(regions), [3 + n], arm.settings)
         assert (together[n] - alone.latents[0]).abs().max() < 1e-4
     assert (together[0] - together[1]).abs().max() > 0.5
+
+
+def test_the_command_on_the_transformer(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Its pictures are those of that network; arms that only a UNet has are left out, and it says so."""
+    arms = ["synchronous", "lag at once", "PAG", "layers of full size"]
+    call = ["--network", "transformer", "--prompts", "1", "--arms", *arms, "--out", str(tmp_path)]
+    assert main(call) == 0
+    assert "Left out, as they are of a UNet: PAG, layers of full size." in capsys.readouterr().out
+    (folder,) = (tmp_path / "pictures").iterdir()
+    assert folder.name == "stacks_31_1_transformer" and (tmp_path / folder.name / "table.md").is_file()
+    assert {path.stem for path in folder.iterdir()} == {"synchronous_1", "lag_at_once_1"}
+    (shown,), (scene,) = np.load(folder / "synchronous_1.npz")["pictures"], choose_scenes(1, 31, "stacks")
+    stock = to_pixels(sample(load_transformer(), [scene.prompt()], seed=10_000))[0]
+    assert np.abs(shown - stock.astype(int)).max() <= 1
