@@ -3,9 +3,12 @@
     python -m benchmarks.own_checkpoint --checkpoint NAME.safetensors --prompts benchmarks/prompts/animal_activity.txt
     python -m benchmarks.own_checkpoint --checkpoint NAME.safetensors --edit FOLDER
     python -m benchmarks.own_checkpoint --checkpoint demo --prompts benchmarks/prompts/demo_world.txt --size 128
+    python -m benchmarks.own_checkpoint --diffusion-model NAME --text-encoders NAME --encoder-type qwen_image --vae NAME \
+        --prompts FILE --size 1024 --cfg 4 --scheduler simple
     torchrun --nproc-per-node 8 -m benchmarks.own_checkpoint --checkpoint NAME.safetensors --prompts FILE ...
 
-Needs a ComfyUI (COMFYUI_PATH, else ~/comfy/ComfyUI); uses its GPU if it has one. NAME is a file in models/checkpoints.
+Needs a ComfyUI (COMFYUI_PATH, else ~/comfy/ComfyUI); uses its GPU if it has one. NAME is a file in models/checkpoints;
+of a model in parts, in models/diffusion_models, text_encoders and vae.
 
 --prompts: each line of a file is `prompt | targets`; synchronous, concave and asynchronous.
 --edit, --remove: a folder of pictures, each with NAME_mask.png beside it, white where it is to be drawn anew, and NAME.txt,
@@ -35,7 +38,19 @@ from PIL import Image
 from ..real_comfyui import load_pack
 from .processes import Processes, joined
 from .report import Scores, around, make_scorer, seam, sheet, summary
-from .sampling import BEFORE, DEMO, Job, hole_of, inpainted, load_models, read_masked, read_prompts, rounded, triplet
+from .sampling import (
+    BEFORE,
+    DEMOS,
+    Job,
+    hole_of,
+    inpainted,
+    load_models,
+    load_parts,
+    read_masked,
+    read_prompts,
+    rounded,
+    triplet,
+)
 
 ROWS = 8
 """Of the sheet: the first ones."""
@@ -54,7 +69,12 @@ def read_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="benchmarks.own_checkpoint", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkpoint", required=True, help=f"a file in models/checkpoints, or '{DEMO}'")
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--checkpoint", help=f"a file in models/checkpoints, or one of {', '.join(DEMOS)}")
+    model.add_argument("--diffusion-model", help="a file in models/diffusion_models; needs the next three")
+    parser.add_argument("--text-encoders", nargs="+", help="files in models/text_encoders")
+    parser.add_argument("--encoder-type", help="of Load CLIP or DualCLIPLoader: flux, qwen_image, lumina2, ...")
+    parser.add_argument("--vae", help="a file in models/vae")
     task = parser.add_mutually_exclusive_group(required=True)
     task.add_argument("--prompts", type=Path, nargs="+", help="files")
     task.add_argument("--edit", type=Path, help="a folder: paint a part of each picture anew")
@@ -71,7 +91,11 @@ def read_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--negative", default="")
     parser.add_argument("--clip", default="openai/clip-vit-large-patch14", help="for CLIPScore: a name or a folder")
     parser.add_argument("--out", type=Path, default=Path("artefacts/own_checkpoint"))
-    return parser.parse_args(arguments)
+    flags = parser.parse_args(arguments)
+    parts = (flags.text_encoders, flags.encoder_type, flags.vae)
+    if (flags.diffusion_model is not None) != all(parts) or (flags.checkpoint and any(parts)):
+        parser.error("--diffusion-model, --text-encoders, --encoder-type and --vae go together, in the place of --checkpoint.")
+    return flags
 
 
 def jobs_of(flags: argparse.Namespace) -> list[Job]:
@@ -99,7 +123,10 @@ def measured(job: Job, pictures: dict[str, np.ndarray], flags: argparse.Namespac
 
 def draw(jobs: Sequence[Job], flags: argparse.Namespace, processes: Processes) -> list[Row]:
     """This process's rows, drawn and saved. jobs: of all processes."""
-    models = load_models(flags.checkpoint)
+    if flags.checkpoint:
+        models = load_models(flags.checkpoint)
+    else:
+        models = load_parts(flags.diffusion_model, flags.text_encoders, flags.encoder_type, flags.vae)
     scorer = None if flags.remove else make_scorer(flags.clip, told=processes.first)
     flags.out.mkdir(parents=True, exist_ok=True)
     rows, mine = [], processes.mine(jobs)
@@ -121,7 +148,8 @@ def report(rows: Sequence[Row], flags: argparse.Namespace) -> None:
         figure: {way: [row.scores[figure][way] for row in rows] for way in ways} for figure, ways in rows[0].scores.items()
     }
     task = "prompts" if flags.prompts else "edit" if flags.edit else "remove"
-    used = ("checkpoint", "size", "steps", "cfg", "sampler", "scheduler", "curve", "strength", "lead", "negative")
+    parts = ("checkpoint", "diffusion_model", "text_encoders", "encoder_type", "vae")
+    used = (*parts, "size", "steps", "cfg", "sampler", "scheduler", "curve", "strength", "lead", "negative")
     about = {name: getattr(flags, name) for name in used}
     listed = [
         {**row.job.line._asdict(), "seed": row.job.seed, "picture": row.job.picture and row.job.picture.name} for row in rows
@@ -132,7 +160,7 @@ def report(rows: Sequence[Row], flags: argparse.Namespace) -> None:
     shown = [row for row in rows if row.pictures]
     how = f"{flags.steps} steps of {flags.sampler}, {flags.scheduler}, cfg {flags.cfg:g}, {flags.curve}"
     heading = [
-        f"ComfyUI-AsynDM on {flags.checkpoint}: {task}",
+        f"ComfyUI-AsynDM on {flags.checkpoint or flags.diffusion_model}: {task}",
         f"{how}, strength {flags.strength:g}" + ("" if flags.prompts else f", lead {flags.lead:g}"),
         f"The same prompt, seed and steps in each row; the first {len(shown)} of {len(rows)} rows, not chosen.",
     ]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..pictures import pictures_in, read_picture
 
-DEMO = "demo"
+DEMOS = {"demo": "unet", "demo-transformer": "transformer"}
+"""The bundled models: their networks by the name that stands for a file."""
 MODES = ("synchronous", "concave", "asynchronous")
 WAYS = {
     "ComfyUI's inpainting (noised)": ("noised", False),
@@ -71,14 +72,32 @@ def read_masked(folder: Path) -> list[tuple[Line, Path, Path]]:
 
 
 def load_models(checkpoint: str) -> Models:
-    """MODEL, CLIP and VAE of a checkpoint in ComfyUI's folder, or of the demo model."""
-    if checkpoint == DEMO:
+    """MODEL, CLIP and VAE of a checkpoint in ComfyUI's folder, or of a demo model."""
+    if checkpoint in DEMOS:
         from asyndm_pack.nodes.demo_model import load_demo_model
 
-        return load_demo_model()
+        return load_demo_model(DEMOS[checkpoint])
     from nodes import CheckpointLoaderSimple
 
     return CheckpointLoaderSimple().load_checkpoint(checkpoint)
+
+
+def load_parts(network: str, encoders: Sequence[str], kind: str, vae: str) -> Models:
+    """MODEL, CLIP and VAE of files in ComfyUI's folders, as Load Diffusion Model, Load CLIP and Load VAE read them.
+
+    kind: of the text encoders, as Load CLIP names it. ValueError for one that this ComfyUI does not know.
+    """
+    import folder_paths
+    from comfy.sd import CLIPType, load_clip
+
+    from nodes import UNETLoader, VAELoader
+
+    if kind.upper() not in CLIPType.__members__:
+        raise ValueError(f"This ComfyUI knows no text encoder of type {kind!r}: {', '.join(CLIPType.__members__).lower()}.")
+    paths = [folder_paths.get_full_path_or_raise("text_encoders", name) for name in encoders]
+    embeddings = folder_paths.get_folder_paths("embeddings")
+    clip = load_clip(ckpt_paths=paths, embedding_directory=embeddings, clip_type=CLIPType[kind.upper()])
+    return (*UNETLoader().load_unet(network, "default"), clip, *VAELoader().load_vae(vae))
 
 
 def _sample(
@@ -90,7 +109,7 @@ def _sample(
     from asyndm_pack.nodes.ksampler import AsynDMKSampler
     from asyndm_pack.nodes.timestep_map import TimestepMapNode
 
-    from nodes import CLIPTextEncode
+    from nodes import CLIPTextEncode, VAEDecode
 
     model, clip, vae = models
     mask_mode = "limit" if mask is None else "replace"
@@ -103,7 +122,7 @@ def _sample(
         model, timestep_map, seed, flags.steps, flags.cfg, flags.sampler, flags.scheduler, positive, negative, latent, 1.0,
         preview=False,
     )  # fmt: skip
-    return vae.decode(out.result[0]["samples"])[0]
+    return VAEDecode().decode(vae, out.result[0])[0][0]
 
 
 def triplet(models: Models, job: Job, flags: argparse.Namespace) -> dict[str, Tensor]:

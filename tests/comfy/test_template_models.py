@@ -19,6 +19,7 @@ import execution
 import folder_paths
 import numpy as np
 import pytest
+from asyndm_pack.benchmarks.own_checkpoint import __main__ as command
 from clips import CLIPS, clip_model
 from comfy.ldm.lightricks.vae.causal_video_autoencoder import VideoVAE
 from comfy.ldm.models.autoencoder import AutoencoderKL
@@ -350,3 +351,34 @@ def test_it_runs(prompt: dict[str, Any], run: Callable[[dict[str, Any]], list[np
     if not any([number, 1] in given for number in ids_of(prompt, "AsynDM_KSampler")):  # the mask, which KSampler has not
         for a, b in zip(level, run(without(prompt)), strict=True):
             assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["asyndm_z_image", *(pytest.param(f"asyndm_{name}", marks=pytest.mark.whole) for name in ("qwen_image", "flux1"))],
+    indirect=True,
+)
+def test_the_benchmark_takes_a_model_in_parts(
+    prompt: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """Its files are found where Load Diffusion Model, Load CLIP and Load VAE find them."""
+    monkeypatch.setattr(command, "load_pack", lambda cpu: None)
+    loaders = [node["inputs"] for node in prompt.values() if "Loader" in node["class_type"]]
+    given = {name: value for inputs in loaders for name, value in inputs.items()}
+    encoders = [given[name] for name in ("clip_name", "clip_name1", "clip_name2") if name in given]
+    files = ["--diffusion-model", given["unet_name"], "--text-encoders", *encoders, "--vae", given["vae_name"]]
+    (tmp_path / "prompts.txt").write_text("a red fox in a hat | fox", encoding="utf-8")
+    out = tmp_path / "out"
+    call = [*files, "--encoder-type", given["type"], "--prompts", str(tmp_path / "prompts.txt"), "--out", str(out)]
+    short = ["--size", str(SIDE), "--steps", "4", "--cfg", "2", "--scheduler", "simple", "--seeds", "1"]
+    assert command.main([*call, *short, "--clip", str(tmp_path / "no such CLIP")]) == 0
+    with Image.open(out / "000_1.jpg") as strip:
+        level, concave, late = np.array(strip).astype(int).reshape(SIDE, 3, SIDE, 3).transpose(1, 0, 2, 3)
+    assert level.std() > 5 and np.abs(level - late).max() > 8 and np.abs(concave - late).max() > 8
+    assert json.loads((out / "scores.json").read_text(encoding="utf-8"))["text_encoders"] == encoders
+
+
+def test_parts_go_together(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--diffusion-model", "a.safetensors", "--prompts", "b.txt"])
+    assert "--text-encoders, --encoder-type and --vae go together" in capsys.readouterr().err

@@ -150,6 +150,8 @@ def clip(name: str) -> comfy.sd.CLIP:
     options: dict[str, Any] = {"dtype": torch.float32, "vocab_size": 152_000, "gpt_oss_config": LANGUAGE_MODEL | GPT_OSS}
     for key in ("", *kind.keys, "t5xxl", "byt5", "clip_l", "clip_g"):
         options[f"{key}_model_config"] = dict(SMALL.get(key, LANGUAGE_MODEL))
+    if "gemma3_12b" in kind.keys:
+        options["_model_config"]["num_hidden_layers"] = 6
     if name == "NewBie":  # two encoders that ComfyUI gives one configuration
         options["_model_config"] = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 4}
     if kind.tokenizer == "SD3Tokenizer":
