@@ -5,6 +5,9 @@ on after ends with latents whose pixels are all level with its last sigma, so th
 run goes on from hangs on that very tensor beside them: the latents with every pixel at its own noise level, and its clock. It
 stays there as long as the latents are not changed, in ComfyUI's cache too; a node that changes them makes another tensor, which
 has no clock (or changes this one, which no longer is what the clock was left on), and the run begins anew from level pixels.
+
+Of a clip with its sound, ComfyUI hands on parts of one tensor, and packs them into another one for the next sampler. There the
+clock hangs on the memory of these parts, and is found by what they hold.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import comfy.model_management
 import torch
@@ -58,17 +62,33 @@ class Carried(NamedTuple):
         return None
 
 
-class _Hanging(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Hanging:
     """What hangs on latents, and what these were."""
 
     carried: Carried
     samples: Tensor
 
+    def fits(self, latents: Tensor) -> bool:
+        """Whether latents are as these were."""
+        same = (latents.shape, latents.dtype, latents.device) == (self.samples.shape, self.samples.dtype, self.samples.device)
+        return same and torch.equal(latents, self.samples)
+
     @staticmethod
-    def on(latents: Tensor) -> Carried | None:
+    def on(latents: Tensor, packed: bool) -> Carried | None:
         """What hangs on latents that are as they were, or None."""
-        hanging = getattr(latents, ATTRIBUTE, None)
-        return None if hanging is None or not torch.equal(latents, hanging.samples) else hanging.carried
+        among = _ON_PACKED if packed else [getattr(latents, ATTRIBUTE, None)]
+        return next((hanging.carried for hanging in among if hanging is not None and hanging.fits(latents)), None)
+
+    def hang(self, latents: Tensor, packed: bool) -> None:
+        """Hang it on latents; on the memory of packed ones, which are handed on in parts."""
+        setattr(latents.untyped_storage() if packed else latents, ATTRIBUTE, self)
+        if packed:
+            _ON_PACKED.add(self)
+
+
+_ON_PACKED: WeakSet[_Hanging] = WeakSet()
+"""Where what hangs on packed latents is found. It keeps none of it: that is gone with the latents."""
 
 
 class Course(NamedTuple):
@@ -97,7 +117,10 @@ _RELAY: ContextVar[Relay | None] = ContextVar("asyndm_relay", default=None)
 
 def outer_sample(executor: Any, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any) -> Any:
     """An OUTER_SAMPLE wrapper of ComfyUI: sees the latents as nodes hand them on."""
-    relay = Relay(_Hanging.on(latent_image))
+    packed = len(kwargs.get("latent_shapes") or ()) > 1
+    if packed and noise.shape != latent_image.shape and not torch.count_nonzero(noise):
+        noise = torch.zeros_like(latent_image)  # before 0.33, ComfyUI has it for the clip alone, without its sound
+    relay = Relay(_Hanging.on(latent_image, packed))
     token = _RELAY.set(relay)
     try:
         samples = executor(noise, latent_image, *args, **kwargs)
@@ -105,7 +128,7 @@ def outer_sample(executor: Any, noise: Tensor, latent_image: Tensor, *args: Any,
         _RELAY.reset(token)
     if relay.left is not None and isinstance(samples, Tensor):
         samples = _as_handed_on(samples)
-        setattr(samples, ATTRIBUTE, _Hanging(_moved(relay.left, samples.device), samples.clone()))
+        _Hanging(_moved(relay.left, samples.device), samples.clone()).hang(samples, packed)
     return samples
 
 

@@ -5,6 +5,7 @@ The sound keeps to the scheduler's table, whatever the clip does.
 
 from __future__ import annotations
 
+import gc
 from math import prod
 from typing import Any
 
@@ -14,12 +15,13 @@ import pytest
 import torch
 from asyndm_pack.asyndm_core.regions import Regions, Target
 from asyndm_pack.asyndm_core.run import Snapshot
-from asyndm_pack.nodes.comfy import attention
+from asyndm_pack.nodes.comfy import attention, relay
 from asyndm_pack.nodes.comfy.conditioning import ANNOTATION, Annotation
 from asyndm_pack.nodes.comfy.families import family_of
 from asyndm_pack.nodes.comfy.network import network_of
 from clips import CLIPS, LACKS, SIZE, Evaluation, clip_model, first_frame_known, joined, latents, prompt, sampled, streams_of
 from families import TOKENS, random
+from test_split_runs import WAYS, Graph, every_way, lines, shared
 from test_transformers import VERSION, nothing_attended  # noqa: F401
 from tiny import asyn, difference, hooks_of, painted, plain, same
 from torch import Tensor
@@ -199,8 +201,91 @@ def test_a_run_that_is_cut_short_leaves_the_model_as_it_was(name: str) -> None:
     assert all_same(sampled(name, patched), stock)
 
 
+# --- several samplers, one clock -------------------------------------------------------------------------------------------
+
 WORDS = {"fox": (3,), "hat": (5, 6)}
 FOX = Regions((Target("fox", 1.0),))
+
+
+def graph_of(name: str, **more: Any) -> Graph:
+    """What samples such a clip, by any of the ways to split a run."""
+    positive = prompt(name, **{ANNOTATION: Annotation(WORDS, TOKENS)})
+    image = more.pop("image", None) or latents(name)
+    return Graph(scheduler="simple", steps=6, image=image, positive=positive, negative=prompt(name, 6), cfg=2.0, **more)
+
+
+def in_table(patched: Any, regions: Regions, **changes: Any) -> Any:
+    return shared(patched, regions, "simple", 6, **changes)
+
+
+@every_clip
+@every_way
+def test_parts_of_a_run_equal_the_whole(name: str, way: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the clip goes on, and its sound, is known to the next sampler; stock's own parts equal its whole as well."""
+    graph, patched = graph_of(name), clip_model(name)
+    run = lambda model, *splits: streams_of(WAYS[way](graph, model, *splits))  # noqa: E731
+    stock = run(patched)
+    if VERSION != "0.8.0" or name not in SOUNDING:  # there ComfyUI has noise for a clip without sound alone
+        assert worst(run(patched, 3), stock) < TOLERANCE
+    whole = run(asyn(patched, FOX))
+    assert difference(whole[0], stock[0]) > 1e-3
+    assert worst(run(in_table(patched, FOX), 1, 4), whole) < TOLERANCE
+    assert worst(run(in_table(patched, painted(left())), 3), run(asyn(patched, painted(left())))) < TOLERANCE
+    assert lines(caplog) == []
+
+
+@every_clip
+@pytest.mark.parametrize("known", ["noised", "ahead", "clean"])
+def test_parts_of_a_run_with_a_given_frame(name: str, known: str) -> None:
+    graph, patched = graph_of(name, image=masked(name, "both")), clip_model(name)
+    changes: dict[str, Any] = {"regions": painted(left()), "known_pixels": known}
+    whole = streams_of(graph.by_ksamplers(asyn(patched, **changes)))
+    assert worst(streams_of(graph.by_ksamplers(in_table(patched, **changes), 2, 5)), whole) < TOLERANCE
+
+
+@every_clip
+@pytest.mark.parametrize("background", [0.0, 0.4])
+def test_parts_of_a_run_on_given_latents(name: str, background: float) -> None:
+    graph, patched = graph_of(name, image=latents(name, full=True)), clip_model(name)
+    changes: dict[str, Any] = {"regions": painted(left()), "background_denoise": background}
+    whole = streams_of(graph.by_ksamplers(asyn(patched, **changes)))
+    assert worst(streams_of(graph.by_ksamplers(in_table(patched, **changes), 2, 5)), whole) < TOLERANCE
+
+
+@every_sounding
+def test_clip_and_sound_may_part_between_samplers(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The clock is that of what they hold: as they were they go on, and changed they begin level."""
+    graph, patched = graph_of(name), in_table(clip_model(name), painted(left()))
+    whole = streams_of(graph.by_ksamplers(patched))
+    first = graph.advanced(patched, graph.image, 0, 3)
+    clip, sound = streams_of(first["samples"])
+    end = lambda *streams: streams_of(graph.advanced(patched, {"samples": joined(*streams)}, 3, 6)["samples"])  # noqa: E731
+    assert worst(end(clip, sound), whole) < TOLERANCE
+    assert lines(caplog) == []
+    changed = end(clip, 1.01 * sound)
+    assert difference(changed[0], whole[0]) > 1e-3
+    assert "The latents bring no clock to go on with" in "".join(lines(caplog))
+    sound *= 1.01  # in their own memory
+    assert all_same(end(clip, sound), changed)
+
+
+@every_sounding
+def test_the_clock_of_packed_latents_goes_with_them(name: str) -> None:
+    """Nothing of it is kept once nobody has the latents any more."""
+    graph, patched = graph_of(name), in_table(clip_model(name), painted(left()))
+    gc.collect()
+    before = len(relay._ON_PACKED)
+    first = graph.advanced(patched, graph.image, 0, 3)
+    assert len(relay._ON_PACKED) == before + 1
+    part = streams_of(first.pop("samples"))[1]
+    gc.collect()
+    assert len(relay._ON_PACKED) == before + 1 and part.isfinite().all()
+    del part
+    gc.collect()
+    assert len(relay._ON_PACKED) == before
+
+
+# --- words -----------------------------------------------------------------------------------------------------------------
 
 
 def watched(name: str, **more: Any) -> list[Snapshot]:

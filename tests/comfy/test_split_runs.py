@@ -6,6 +6,7 @@ The oracle is the same run by one sampler, and stock ComfyUI's own split.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -317,7 +318,7 @@ def test_a_clock_that_does_not_fit_is_said(caplog: pytest.LogCaptureFixture) -> 
 
 def handed_on(samples: Tensor, others: Tensor) -> Tensor:
     """Other latents with the clock of these."""
-    setattr(others, ATTRIBUTE, getattr(samples, ATTRIBUTE)._replace(samples=others))
+    setattr(others, ATTRIBUTE, replace(getattr(samples, ATTRIBUTE), samples=others))
     return others
 
 
