@@ -32,6 +32,7 @@ from ...asyndm_core.samplers import Prediction
 from .arrival import Arrival, in_force
 from .conditioning import ANNOTATION, Annotation
 from .guidance import by_level, with_own_sigmas
+from .lightricks import keyframes_of
 from .model import MapControl, fold, noise_law, unfold
 from .nested import beside_of, clip_of, shapes_of
 from .network import control_network_of, is_framed, network_of, size_of
@@ -127,6 +128,7 @@ class ComfyHost:
         self.network = network_of(self.model, picture)
         self._framed, self._size = is_framed(picture), size_of(picture)
         self._dims = len(self._size) if self._shapes is None else 1
+        self._keyframes = keyframes_of(guider, self._size)
         self.sampling = self.model.model_sampling
         self.law = noise_law(self.sampling)
         self.seed = extra_args.get("seed")
@@ -441,12 +443,25 @@ class ComfyHost:
         return watched
 
     def _weights_of(self, group: list[dict], x: Tensor, sigma: Tensor) -> dict[Any, _Weight]:
-        """How much those conds of a list count that are in force at ``sigma``, by uuid. Computed once for the same ones."""
+        """How much those conds of a list count that are in force at ``sigma``, by uuid. Computed once for the same ones.
+
+        At keyframes, which are no part of the clip, nothing counts.
+        """
+        x = clip_of(x, self._shapes)[:, :1]
         now = [cond for cond in group if in_force(cond, sigma)]
         key = (x.shape, *(cond["uuid"] for cond in now))
         if key not in self._weights:
-            self._weights[key] = _weigh(now, x, sigma, TokenGrid(self._size_in(x), self.network.patch))
+            found = _weigh(now, x, sigma, TokenGrid(self._size_in(x), self.network.patch))
+            if self._keyframes:
+                found = {uuid: each._replace(weight=each.weight * self._in_clip()) for uuid, each in found.items()}
+            self._weights[key] = found
         return self._weights[key]
+
+    def _in_clip(self) -> Tensor:
+        """1 in the frames of the clip, 0 in its keyframes: (1, 1, *grid)."""
+        frames, *size = TokenGrid(self._size, self.network.patch).shape
+        own = self._picture.new_ones(1, 1, frames - self._keyframes, *size)
+        return nn.functional.pad(own, (0, 0, 0, 0, 0, self._keyframes))
 
     def _columns_of(self, watched: _Watched, device: torch.device) -> Tensor:
         """The columns (tokens, words) of a cond. They are put on the device once for a run: that waits for it."""
@@ -482,7 +497,7 @@ class ComfyHost:
             parts: list[_Part] = []
             if self._watched:
                 text = (args[1] if len(args) > 1 else kwargs["c_crossattn"]).shape[1]
-                reader = self.network.reader(uncompiled(model.diffusion_model), clip_of(x, self._shapes), text, kwargs)
+                reader = self.network.reader(uncompiled(model.diffusion_model), clip_of(x, self._shapes), text, inputs)
                 parts = self._parts_to_watch(chunks, x, reader)
                 seen = stack.enter_context(reader.watching([part[:2] for part in parts], options)) if parts else options
                 args, kwargs = _with_options(args, kwargs, seen)
@@ -517,6 +532,8 @@ class ComfyHost:
         shares, present = seen.shares.to(self._picture.device), self._present(seen.watched.positions)
         if isinstance(weight, float):
             return Attention(shares, weight * present)
+        if self._keyframes:
+            shares = nn.functional.pad(shares, (0, 0, 0, 0, 0, self._keyframes))
         pixels = enlarged(TokenGrid(seen.size, self.network.patch).to_pixels(shares), seen.size)
         whole = TokenGrid(self._size, self.network.patch)
         return Attention(_of_tokens(whole, _placed(pixels, area, self._size)), weight * present)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ...asyndm_core.hooks import hooked
 from ...asyndm_core.timestep_rows import reference
+from .attention import TokenReader
 from .families import Family, Inputs
 from .nested import beside_index, clip_index
 from .transformer import MASK, Transformer, multiplied, with_mask
@@ -32,6 +34,23 @@ class Lightricks(Transformer):
     def __init__(self, network: nn.Module, family: Family, dims: int = 2) -> None:
         super().__init__(network, family, dims)
         self._gated = _gates_by_clip(network)
+        self._kept: dict[int, int] = {}
+
+    def reader(self, network: nn.Module, x: Tensor, text: int, inputs: Inputs) -> TokenReader:
+        """Of the clip alone: the tokens of its keyframes follow it."""
+        reader = super().reader(network, x, text, inputs)
+        if not _has_keyframes(inputs):
+            return reader
+        frames, *size = reader.call.grid
+        own = frames - _frames_of(inputs[KEYFRAMES], size)
+        return reader._replace(call=reader.call._replace(grid=(own, *size), tail=self._kept_of(inputs)))
+
+    def _kept_of(self, inputs: Inputs) -> int:
+        """How many tokens of keyframes the network does not drop. It is looked once for a run: that waits for the device."""
+        count = inputs[KEYFRAMES].shape[2]
+        if count not in self._kept:
+            self._kept[count] = int((inputs[MASK][0, 0].flatten()[-count:] >= 0).sum())
+        return self._kept[count]
 
     def _told(self, network: nn.Module, timesteps: Tensor, index: Tensor, inputs: Inputs, masked: bool) -> Tensor:
         index = clip_index(index, inputs)
@@ -69,6 +88,18 @@ class Lightricks(Transformer):
             del holder.process_timestep
             if before is not None:
                 holder.process_timestep = before
+
+
+def keyframes_of(guider: Any, size: Sequence[int]) -> int:
+    """How many of the frames of clips of a size, (T, H, W), are keyframes: given pictures behind its own, in a sampling of the
+    guider."""
+    given = [cond[KEYFRAMES] for group in guider.conds.values() for cond in group if cond.get(KEYFRAMES) is not None]
+    return max((_frames_of(each, size[-2:]) for each in given), default=0) if len(size) == 3 else 0
+
+
+def _frames_of(keyframes: Tensor, size: Sequence[int]) -> int:
+    """How many frames have so many tokens, (B, 3, tokens, ...). size: (H, W)."""
+    return keyframes.shape[2] // prod(size)
 
 
 def _has_keyframes(inputs: Inputs) -> bool:

@@ -24,6 +24,17 @@ def shapes_of(guider: Any, latent: Tensor) -> Shapes | None:
     return next((cond.cond for cond in told if cond is not None and len(cond.cond) > 1), None)
 
 
+def check_placed(guider: Any) -> None:
+    """ValueError where a prompt is for a part of packed latents, in a sampling of the guider: ComfyUI takes their length for a
+    picture's size."""
+    if any(cond.get(key) is not None for group in guider.conds.values() for cond in group for key in ("area", "mask")):
+        raise ValueError(
+            "A prompt is for a part of the picture (Conditioning (Set Area), (Set Mask) or kin), and the latents are a clip "
+            "with sound: ComfyUI cannot place prompts in these. Bypass that node, or paint a region instead (connect mask to "
+            "Cross-Attention Mask)."
+        )
+
+
 def clip_of(packed: Tensor, shapes: Shapes | None) -> Tensor:
     """The clip (B, C, T, H, W) of packed latents, or of a map like them; others as they are."""
     return packed if shapes is None else comfy.utils.unpack_latents(packed, shapes)[0]

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ...asyndm_core.regions import Plan, TimestepMap
 from ...asyndm_core.run import Pause
+from .nested import check_placed
 
 ATTRIBUTE = "asyndm_clock"
 CLOSE = 1e-4
@@ -120,6 +121,8 @@ def outer_sample(executor: Any, noise: Tensor, latent_image: Tensor, *args: Any,
     packed = len(kwargs.get("latent_shapes") or ()) > 1
     if packed and noise.shape != latent_image.shape and not torch.count_nonzero(noise):
         noise = torch.zeros_like(latent_image)  # before 0.33, ComfyUI has it for the clip alone, without its sound
+    if packed:
+        check_placed(executor.class_obj)
     relay = Relay(_Hanging.on(latent_image, packed))
     token = _RELAY.set(relay)
     try:

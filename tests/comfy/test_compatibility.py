@@ -310,6 +310,18 @@ ELSEWHERE = (
         "with sigmas of Asynchronous Timestep Map; samplers with memory, and noise, begin anew in each part, as stock ones do",
         "test_split_runs",
     ),
+    (
+        "One clock over several samplers, of clips with sound",
+        "yes",
+        "if clip and sound come as the sampler left them",
+        "test_nested",
+    ),
+    (
+        "LTXVAddGuide, small-grid IC-LoRA guides",
+        "yes",
+        "guides are no part of the clip: no words, no masks in them",
+        "test_nested",
+    ),
     ("Several samplers in one graph", "yes", "each run by itself, even one within another", "test_graphs"),
     (
         "Tiled upscalers, detailers",
@@ -385,6 +397,7 @@ ELSEWHERE = (
         "the model sees its frames' part of the map; FreeNoise; before 0.33 not in mode concave",
         "test_clip_runs",
     ),
+    ("Areas and masks of prompts, on clips with sound", "refused", "ComfyUI cannot place them either", "test_nested"),
     ("Context windows on clips, regions by words", "refused", "the attention would be that of a part", "test_clip_runs"),
     ("Tiles within one sampling", "refused", "they cut the latents under the map", "test_errors"),
     (
@@ -573,7 +586,8 @@ clip of a batch its own map, against the independent reference. A frame that is 
 
 SOUND_HEAD = """
 Clips with sound are sampled as ComfyUI packs them. The sound keeps to the scheduler's noise levels, whatever the clip does.
-Masks, given frames and keyframes are noise levels as these models have them.
+Masks, given frames and keyframes are noise levels as these models have them. Keyframes that follow a clip are no part of it:
+words are not looked for in them, and painted masks are not for them.
 
 """
 

@@ -6,6 +6,7 @@ The sound keeps to the scheduler's table, whatever the clip does.
 from __future__ import annotations
 
 import gc
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -13,6 +14,7 @@ import comfy.supported_models
 import comfy_extras.nodes_lt as nodes_lt
 import pytest
 import torch
+from asyndm_pack.asyndm_core.attention import BlockMean, Sequences
 from asyndm_pack.asyndm_core.regions import Regions, Target
 from asyndm_pack.asyndm_core.run import Snapshot
 from asyndm_pack.nodes.comfy import attention, relay
@@ -23,13 +25,18 @@ from clips import CLIPS, LACKS, SIZE, Evaluation, clip_model, first_frame_known,
 from families import TOKENS, random
 from test_split_runs import WAYS, Graph, every_way, lines, shared
 from test_transformers import VERSION, nothing_attended  # noqa: F401
-from tiny import asyn, difference, hooks_of, painted, plain, same
+from tiny import asyn, difference, hooks_of, node, painted, plain, same
 from torch import Tensor
+
+import nodes
 
 TOLERANCE = 1e-5
 NO_STRENGTH = Regions((Target("fox", 0.0),), mask=torch.ones(1, 8, 8), mask_mode="replace")
 NAMES = ["LTX-Video", "LTX-2", "MiniMax H3"]
 SOUNDING = NAMES[1:]
+WORDS = {"fox": (3,), "hat": (5, 6)}
+FOX = Regions((Target("fox", 1.0),))
+small_ones = pytest.mark.skipif(not hasattr(nodes_lt, "GetICLoRAParameters"), reason="this ComfyUI has no smaller keyframes")
 every_clip = pytest.mark.parametrize("name", NAMES)
 every_sounding = pytest.mark.parametrize("name", SOUNDING)
 
@@ -143,29 +150,141 @@ def test_latents_below_the_noise(name: str) -> None:
     assert difference(ours[1], given[1]) < TOLERANCE
 
 
-def test_a_frame_of_keyframes() -> None:
-    """ComfyUI's node appends a frame at a place in time; it stays as it was given."""
+class Encoder:
+    """In the place of LTX's VAE."""
 
-    class Encoder:
-        downscale_index_formula = (8, 32, 32)
+    downscale_index_formula = (8, 32, 32)
 
-        def encode(self, pixels: Tensor) -> Tensor:
-            return random(1, 128, 1, *SIZE[1:], seed=9)
+    def encode(self, pixels: Tensor) -> Tensor:
+        return random(1, 128, 1, *(extent // 32 for extent in pixels.shape[1:3]), seed=9)
 
-    positive, negative = prompt("LTX-Video"), prompt("LTX-Video", 6)
+
+def with_keyframe(name: str, strength: float = 1.0, small: bool = False) -> dict[str, Any]:
+    """A frame that ComfyUI's node appends, which is at a place in time: conditionings and latents.
+
+    small: it is of half the width and height, as some LoRAs have them: of its tokens three of four are dropped.
+    """
+    factor = {"iclora_parameters": {"reference_downscale_factor": 2}} if small else {}
+    clip, *sound = streams_of(latents(name)["samples"])
     picture = torch.rand(1, 32 * SIZE[1], 32 * SIZE[2], 3, generator=torch.Generator().manual_seed(2))
     add = getattr(nodes_lt.LTXVAddGuide, "execute", None) or nodes_lt.LTXVAddGuide().generate
-    made = add(positive, negative, Encoder(), latents("LTX-Video"), picture, 8, 1.0)
+    positive = prompt(name, **{ANNOTATION: Annotation(WORDS, TOKENS)})
+    made = add(positive, prompt(name, 6), Encoder(), {"samples": clip}, picture, 8, strength, **factor)
     positive, negative, image = getattr(made, "result", made)
-    patched = clip_model("LTX-Video")
-    stock = sampled("LTX-Video", patched, positive=positive, negative=negative, image=image)
-    level = plain(patched, NO_STRENGTH, strength=0.0)
-    assert worst(sampled("LTX-Video", level, positive=positive, negative=negative, image=image), stock) < TOLERANCE
+    masks = [torch.ones(1, 1, *stream.shape[2:]) for stream in sound]
+    image = {"samples": joined(image["samples"], *sound), "noise_mask": joined(image["noise_mask"], *masks)}
+    return {"positive": positive, "negative": negative, "image": image}
+
+
+every_keyframe = pytest.mark.parametrize("small", [False, pytest.param(True, marks=small_ones)], ids=["whole", "small"])
+every_ltx = pytest.mark.parametrize("name", ["LTX-Video", "LTX-2"])
+
+
+@every_ltx
+@every_keyframe
+def test_a_frame_of_keyframes(name: str, small: bool) -> None:
+    """It stays as it was given."""
+    patched, given = clip_model(name), with_keyframe(name, small=small)
+    stock = sampled(name, patched, **given)
+    assert all_same(sampled(name, asyn(patched, NO_STRENGTH, strength=0.0), **given), stock)
+    assert worst(sampled(name, plain(patched, NO_STRENGTH, strength=0.0), **given), stock) < TOLERANCE
     for known in ("noised", "clean", "ahead"):
-        map_ = asyn(patched, painted(left()), known_pixels=known)
-        ours = sampled("LTX-Video", map_, positive=positive, negative=negative, image=image)
-        assert difference(ours[0][:, :, -1], stock[0][:, :, -1]) < TOLERANCE
-        assert difference(ours[0], stock[0]) > 1e-3
+        ours = sampled(name, asyn(patched, painted(left()), known_pixels=known), **given)
+        each = 2 if small else 1  # of what is dropped nothing is said
+        assert difference(ours[0][:, :, -1, ::each, ::each], stock[0][:, :, -1, ::each, ::each]) < TOLERANCE
+        assert difference(ours[0][:, :, :-1], stock[0][:, :, :-1]) > 1e-3
+
+
+@every_ltx
+@pytest.mark.parametrize("regions", ["painted", "words", "both"])
+def test_a_keyframe_is_no_part_of_the_clip(name: str, regions: str) -> None:
+    """Not even where a part of it is drawn: it keeps pace, and neither a mask that moves nor hold and fade reach it."""
+    moving = torch.stack([torch.roll(left()[0], frame, dims=-1) for frame in range(SIZE[0])])
+    asked = {
+        "painted": Regions((Target("fox", 1.0),), mask=moving, mask_mode="replace"),
+        "words": Regions((Target("fox", 1.0),), hold=1, fade=1),
+        "both": Regions((Target("fox", 1.0),), mask=moving, mask_mode="limit"),
+    }[regions]
+    seen: list[Snapshot] = []
+    sampled(name, asyn(clip_model(name), asked, on_step=seen.append), **with_keyframe(name, 0.6))
+    for before, now in pairwise(seen):
+        assert now.owner.shape == (1, SIZE[0] + 1, *SIZE[1:])
+        assert (now.owner[:, -1] == -1).all() and (now.progress[:, -1] == now.step).all()
+        expected = moving[None] if regions == "painted" else seen_in_clip(before)
+        if regions == "both":
+            expected = expected * moving
+        if regions == "words":
+            expected = torch.nn.functional.max_pool3d(expected, (5, 1, 1), stride=1, padding=(2, 0, 0))
+        assert torch.equal(now.owner[:, :-1] == 0, expected > 0)
+
+
+def seen_in_clip(snapshot: Snapshot) -> Tensor:
+    """Where the fox is by the paper's threshold in the clip's own frames, (1, T, H, W)."""
+    shares = snapshot.attention.shares[:, 0, :-1]
+    return (shares >= shares.mean()).float()
+
+
+@every_ltx
+@every_keyframe
+def test_words_are_read_in_the_clip_beside_its_keyframes(name: str, small: bool) -> None:
+    """What the layers themselves make of queries and keys says the same, of the clip's own tokens."""
+    network, given = clip_model(name).model.diffusion_model, with_keyframe(name, small=small)
+    columns = torch.zeros(TOKENS, 1)
+    columns[list(WORDS["fox"])] = 1 / len(WORDS["fox"])
+    heads, clip = network.num_attention_heads, Sequences(prod(SIZE), TOKENS, 0, SIZE)
+    mean, came = BlockMean(columns, clip), {}
+    read = sorted(family_of(network).reading.chosen(network))
+
+    def add(block: int, kind: str, vectors: Tensor) -> None:
+        own = vectors[: len(vectors) // 2] if vectors.shape[0] > 1 else vectors
+        came[block, kind] = own.unflatten(-1, (heads, -1)).transpose(1, 2)
+        if kind == "k":
+            mean.add(came[block, "q"][:, :, : prod(SIZE)], came[block, "k"])
+
+    handles = [
+        getattr(network.transformer_blocks[block].attn2, f"{kind}_norm").register_forward_hook(
+            lambda module, args, output, block=block, kind=kind: add(block, kind, output)
+        )
+        for block in read
+        for kind in "qk"
+    ]
+    seen: list[Snapshot] = []
+    try:
+        sampled(name, asyn(clip_model(name), FOX, on_step=seen.append), cfg=1.0, steps=1, **given)
+    finally:
+        for handle in handles:
+            handle.remove()
+    (snapshot,) = seen
+    assert snapshot.attention.weight[0, 0, -1].max() == 0 and snapshot.attention.weight[0, 0, :-1].min() > 0
+    assert difference(snapshot.attention.shares[:, :, :-1], mean.mean()) < TOLERANCE
+
+
+@every_sounding
+@pytest.mark.parametrize("how", ["mask", "area", "share of the area"])
+def test_a_prompt_for_a_part_of_a_clip_with_sound_is_refused(name: str, how: str) -> None:
+    """ComfyUI can't place it: it fails itself, and does not say why."""
+    place = {
+        "mask": lambda given: nodes.ConditioningSetMask().append(given, torch.ones(1, 8, 8), "default", 1.0)[0],
+        "area": lambda given: nodes.ConditioningSetArea().append(given, 32, 32, 0, 0, 1.0)[0],
+        "share of the area": lambda given: nodes.ConditioningSetAreaPercentage().append(given, 0.5, 0.5, 0, 0, 1.0)[0],
+    }[how]
+    with pytest.raises((IndexError, RuntimeError)):
+        sampled(name, clip_model(name), positive=place(prompt(name)))
+    with pytest.raises(ValueError, match=r"a clip with sound: ComfyUI cannot place.*mask to Cross-Attention Mask"):
+        sampled(name, asyn(clip_model(name), painted(left())), positive=place(prompt(name)))
+
+
+@every_sounding
+def test_a_prompt_by_default(name: str) -> None:
+    """Where the others leave something, which is nowhere."""
+    both = node(
+        "nodes_hooks",
+        "ConditioningSetDefaultAndCombine",
+        prompt(name, **{ANNOTATION: Annotation(WORDS, TOKENS)}),
+        prompt(name, 8),
+    )
+    patched, alone = asyn(clip_model(name), FOX), prompt(name, **{ANNOTATION: Annotation(WORDS, TOKENS)})
+    assert worst(sampled(name, patched, positive=both), sampled(name, patched, positive=alone)) < TOLERANCE
 
 
 @every_sounding
@@ -202,9 +321,6 @@ def test_a_run_that_is_cut_short_leaves_the_model_as_it_was(name: str) -> None:
 
 
 # --- several samplers, one clock -------------------------------------------------------------------------------------------
-
-WORDS = {"fox": (3,), "hat": (5, 6)}
-FOX = Regions((Target("fox", 1.0),))
 
 
 def graph_of(name: str, **more: Any) -> Graph:
