@@ -41,13 +41,15 @@ def options_of(spec: list) -> list | None:
 class Graph:
     """A prompt for the server and what it invites.
 
-    size: (batch, height, width) of the latents that come out. reasons: kinds of refusals (``verdicts``) that it may end
+    model: "unet", "transformer" (of pictures) or "clip". size: (batch, height, width) of the latents that come out; of clips
+    (batch, frames, height, width). reasons: kinds of refusals (``verdicts``) that it may end
     in. fault: "oom", "error" or "cancel", if one was put in. idle: nothing may lag, so it is the stock picture.
     preview: ComfyUI's previews are on.
     """
 
     prompt: Prompt = field(default_factory=dict)
-    size: tuple[int, int, int] = (1, 16, 16)
+    model: str = "unet"
+    size: tuple[int, ...] = (1, 16, 16)
     reasons: set[str] = field(default_factory=set)
     fault: str | None = None
     idle: bool = False
@@ -125,13 +127,16 @@ class Maker:
         self.advanced = self.chance(0.5)  # Apply AsynDM instead of AsynDM KSampler
         self.paper = self.chance(0.08)
         demos = self.demos()
-        network = self.pick(*demos)
+        graph.model = network = self.pick(*demos)
         demo = model = demos[network]
         self.flow = network == "transformer"
         self.clip, self.vae = self.output(demo, 1), self.output(demo, 2)
-        if network == "transformer" and self.chance(0.3):
-            kinds = options_of(inputs_of(self.info["Stress_TinyTransformer"])["kind"])
-            model = self.add("Stress_TinyTransformer", model=demo, kind=self.pick(*kinds))
+        self.frames = 0
+        if network == "transformer" and self.chance(0.5):
+            if self.chance(0.5):
+                graph.model, self.frames = "clip", self.pick(1, 2, 3, 5)
+            tiny = "Stress_TinyClip" if self.frames else "Stress_TinyTransformer"
+            model = self.add(tiny, model=demo, kind=self.pick(*options_of(inputs_of(self.info[tiny])["kind"])))
         elif network == "unet" and self.chance(0.25):
             model = self.add("Stress_TinySDXL", model=demo)
         height, width = (FACTOR * self.pick(8, 8, 8, 9, 10, 11, 12, 13, 16, 17) for _ in range(2))
@@ -147,6 +152,7 @@ class Maker:
         fault_first = self.chance(0.5)
         if graph.fault and fault_first:
             model = self.faulty(model)
+        self.bare, self.map_inputs = model, graph.prompt[timestep_map[0]]["inputs"]
         if self.advanced:
             model = self.add("AsynDM_Apply", model=model, timestep_map=timestep_map, preview=self.chance(0.6))
             if self.chance(0.2):
@@ -177,7 +183,7 @@ class Maker:
         return made
 
     def latents(self) -> Link:
-        """Empty or a picture's; with a noise mask or without; one or a batch."""
+        """Empty or a picture's; with a noise mask or without; one or a batch; as a clip where the model is one of clips."""
         made, batch = None, self.batch
         if self.chance(0.5):
             made = self.add("EmptyLatentImage", width=self.width, height=self.height, batch_size=batch)
@@ -197,7 +203,7 @@ class Maker:
             self.has_noise_mask = True
         if self.chance(0.05):
             made = self.add("LatentBatchSeedBehavior", samples=made, seed_behavior="fixed")
-        return made
+        return self.add("Stress_Frames", latent=made, frames=self.frames) if self.frames else made
 
     def text(self) -> tuple[str, list[str]]:
         """A prompt, and the phrases of it that may be targets."""
@@ -249,7 +255,7 @@ class Maker:
             words: dict[str, Any] = {"clip": self.clip, "text": text, "targets": self.targets(phrases)}
             words |= {"threshold": self.pick(1.0, 1.0, 0.0, 0.8, 1.6, 10.0), "update": update}
             words |= {"grow": self.pick(0, 0, 0, 1, -1, 3, 64, -64), "feather": self.pick(0.0, 0.0, 0.0, 0.05, 1.5, 8.0, 64.0)}
-            words["mask_mode"] = self.pick(*MASK_MODES)
+            words |= {"hold": self.pick(0, 0, 0, 1, 64), "fade": self.pick(0, 0, 0, 2, 64), "mask_mode": self.pick(*MASK_MODES)}
             masked = self.chance(0.35)
             if masked:
                 words["mask"] = self.mask()
@@ -304,7 +310,10 @@ class Maker:
             made = self.add("ConditioningSetTimestepRange", conditioning=positive, start=start, end=self.pick(0.5, 0.8, 1.0))
             return self.add("ConditioningCombine", conditioning_1=made, conditioning_2=other())
         strength = self.pick(1.0, 0.5)
-        if kind == "area":
+        if kind in ("area", "percent") and self.frames:
+            made = self.add("ConditioningSetAreaPercentageVideo", conditioning=positive, width=0.6, height=0.5, temporal=1.0,
+                            x=self.pick(0.0, 0.4), y=self.pick(0.0, 0.5), z=0.0, strength=strength)  # fmt: skip
+        elif kind == "area":
             x, y = FACTOR * self.pick(0, 0, 2, 3), FACTOR * self.pick(0, 0, 1, 4)
             made = self.add("ConditioningSetArea", conditioning=positive, width=max(64, self.width // 2 // 8 * 8), height=64,
                             x=x, y=y, strength=strength)  # fmt: skip
@@ -349,10 +358,15 @@ class Maker:
         ("PerpNeg", {}),
         ("CFGNorm", {}),
     )
-    """ComfyUI's patches of a MODEL, and inputs that fit small models."""
+    FLOW_PATCHES: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("ModelSamplingSD3", {"shift": 3.0}),
+        ("ModelSamplingFlux", {}),
+        ("SkipLayerGuidanceDiT", {"double_layers": "1", "single_layers": "1", "rescaling_scale": 0.2}),
+    )
+    """ComfyUI's patches of a MODEL, and inputs that fit small models; those for flows alone."""
 
     def patched(self, model: Link, empty: Link) -> Link:
-        kind, values = self.pick(*self.PATCHES)
+        kind, values = self.pick(*self.PATCHES, *(self.FLOW_PATCHES if self.flow else ()))
         if not self.there_is(kind):
             return model
         if kind == "PerpNeg":
@@ -428,6 +442,10 @@ class Maker:
             return self.add("KSamplerAdvanced", add_noise=add_noise, start_at_step=split,
                             end_at_step=self.pick(10000, steps, self.random.randint(0, steps)),
                             return_with_leftover_noise=self.pick("enable", "disable"), **values)  # fmt: skip
+        if self.chance(0.5):  # with one clock
+            self.map_inputs["sigmas"] = self.add("BasicScheduler", model=self.bare, scheduler=common["scheduler"], steps=steps)
+            if not self.level:
+                self.graph.reasons.add("whole table")
         first = self.add("KSamplerAdvanced", add_noise="enable", start_at_step=0, end_at_step=split,
                          return_with_leftover_noise="enable", **values)  # fmt: skip
         if not self.level:
@@ -512,7 +530,7 @@ class Maker:
 
     def seen(self, sampled: Link) -> None:
         """What looks at the picture."""
-        decode = "VAEDecode" if self.chance(0.95) else "VAEDecodeTiled"
+        decode = "VAEDecode" if self.chance(0.95) or self.frames else "VAEDecodeTiled"
         image = self.add(decode, samples=sampled, vae=self.vae)
         more = {}
         if not self.advanced:
@@ -522,7 +540,8 @@ class Maker:
         self.add("Stress_Result", latent=sampled, image=image, **more)
         if self.chance(0.1):
             self.add("AsynDM_Compare", image_a=image, image_b=image)
-        self.graph.size = (self.batch, self.height // FACTOR, self.width // FACTOR)
+        frames = (self.frames,) if self.frames else ()
+        self.graph.size = (self.batch, *frames, self.height // FACTOR, self.width // FACTOR)
 
 
 def make(info: Mapping[str, Any], seed: int, number: int) -> Graph:

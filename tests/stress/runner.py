@@ -39,9 +39,9 @@ def stress_server(comfyui: Path, base: Path) -> Iterator[Server]:
 
 @dataclass
 class Report:
-    """What happened. finds: what should not have."""
+    """What happened. of: how the graphs of a kind of model ended. finds: what should not have."""
 
-    endings: Counter[str] = field(default_factory=Counter)
+    of: dict[str, Counter[str]] = field(default_factory=dict)
     refusals: Counter[str] = field(default_factory=Counter)
     finds: list[str] = field(default_factory=list)
     checks: int = 0
@@ -52,12 +52,22 @@ class Report:
     frames: int = 0
     seconds: float = 0.0
 
+    @property
+    def endings(self) -> Counter[str]:
+        """How all graphs ended."""
+        return sum(self.of.values(), Counter())
+
+    def find(self, what: str) -> None:
+        """Note, and tell at once, what should not have happened."""
+        self.finds.append(what)
+        print(what, flush=True)
+
     def __str__(self) -> str:
-        endings = ", ".join(f"{how} {count}" for how, count in sorted(self.endings.items()))
         refusals = ", ".join(f"{kind} {count}" for kind, count in self.refusals.most_common())
         memory = [_memory(number, held) for number, held in self.memory]
         lines = [
-            f"{sum(self.endings.values())} graphs in {self.seconds:.0f} s: {endings}",
+            f"{self.endings.total()} graphs in {self.seconds:.0f} s: {_counts(self.endings)}",
+            *(f"of these with a {model}, {counts.total()}: {_counts(counts)}" for model, counts in sorted(self.of.items())),
             f"refused by kind: {refusals}",
             f"the same as with stock ComfyUI, bit for bit, where nothing may lag: {self.stock}",
             f"fixed prompt after them, unchanged bit for bit: {self.checks} times",
@@ -161,12 +171,15 @@ class Runner:
         """Stock KSampler on a model of each kind, AsynDM KSampler on those that ship; and the models' state after it."""
         self._nonce += 1
         maker = Maker(self.info, "fixed")
-        latent = maker.add("EmptyLatentImage", width=64, height=88, batch_size=1)
+        picture = maker.add("EmptyLatentImage", width=64, height=88, batch_size=1)
+        frames = maker.add("Stress_Frames", latent=picture, frames=3)
         unet, transformer = maker.demos().values()
-        models = [(unet, unet), (transformer, transformer), (maker.add("Stress_TinySDXL", model=unet), unet)]
-        kinds = options_of(inputs_of(self.info["Stress_TinyTransformer"])["kind"])
-        models += [(maker.add("Stress_TinyTransformer", model=transformer, kind=kind), transformer) for kind in kinds]
-        for number, (model, demo) in enumerate(models):
+        models = [(unet, unet, picture), (transformer, transformer, picture)]
+        models += [(maker.add("Stress_TinySDXL", model=unet), unet, picture)]
+        for tiny, latent in (("Stress_TinyTransformer", picture), ("Stress_TinyClip", frames)):
+            kinds = options_of(inputs_of(self.info[tiny])["kind"])
+            models += [(maker.add(tiny, model=transformer, kind=kind), transformer, latent) for kind in kinds]
+        for number, (model, demo, latent) in enumerate(models):
             clip, vae = maker.output(demo, 1), maker.output(demo, 2)
             negative = maker.add("CLIPTextEncode", clip=clip, text="")
             words = maker.add("AsynDM_CrossAttentionMask", clip=clip, text="a green boat under two moons", targets="boat")
@@ -189,7 +202,7 @@ class Runner:
         prompt = self.fixed(number is not None)
         ending = self.run(prompt, listened=False)
         if ending.how != "picture":
-            self.report.finds.append(f"{what}: the fixed prompt after it: {ending}")
+            self.report.find(f"{what}: the fixed prompt after it: {ending}")
             return
         samplers = {name for name, node in prompt.items() if "KSampler" in node["class_type"]}
         assert not samplers & ending.cached, "the fixed prompt was not sampled again"
@@ -201,7 +214,7 @@ class Runner:
         self.report.checks += 1
         changed = {node: (self.first.get(node), values) for node, values in told.items() if values != self.first.get(node)}
         if changed or len(told) != len(self.first):
-            self.report.finds.append(f"{what}: the fixed prompt gives something else after it: {changed}")
+            self.report.find(f"{what}: the fixed prompt gives something else after it: {changed}")
 
     # --- random graphs
 
@@ -221,8 +234,9 @@ class Runner:
                     self._judge(seed, *queued.pop(0))
                 if number is not None and (count + 1) % 100 == 0:
                     self.check(f"graph {number}", count + 1)
-                    print(f"{time.monotonic() - began:.0f} s, {_memory(*self.report.memory[-1])}, "
-                          f"{dict(self.report.endings)}, finds: {len(self.report.finds)}", flush=True)  # fmt: skip
+                    memory = "".join(f"{_memory(*last)}, " for last in self.report.memory[-1:])
+                    print(f"{time.monotonic() - began:.0f} s, {memory}{dict(self.report.endings)}, "
+                          f"finds: {len(self.report.finds)}", flush=True)  # fmt: skip
             self.check("the last graph", len(numbers))
             self.report.frames = audience.frames
         self.report.seconds = time.monotonic() - began
@@ -248,10 +262,9 @@ class Runner:
             how = "as stock ComfyUI"
         else:
             find = f"{how}: {ending.text}"
-        report.endings[how] += 1
+        report.of.setdefault(graph.model, Counter())[how] += 1
         if find:
-            report.finds.append(f"{what}: {find}")
-            print(report.finds[-1], flush=True)
+            report.find(f"{what}: {find}")
         if how != "picture" or find or number % EVERY == 0:
             self.check(what)
 
@@ -272,6 +285,10 @@ class Runner:
         return None if same else f"nothing may lag, and it is not the stock picture: {ours} {stock}"
 
 
+def _counts(endings: Counter[str]) -> str:
+    return ", ".join(f"{how} {count}" for how, count in sorted(endings.items()))
+
+
 def _memory(number: int, held: dict[str, float]) -> str:
     return f"after {number} graphs: " + ", ".join(f"{what} {value:,}" for what, value in held.items())
 
@@ -290,8 +307,8 @@ def _unlike(ending: Ending, graph: Graph) -> str | None:
     told = _told(ending)
     if told is None:
         return "no result"
-    batch, height, width = graph.size
-    expected = {"latent": [batch, 12, height, width], "image": [batch, 8 * height, 8 * width, 3]}
+    batch, *frames, height, width = graph.size
+    expected = {"latent": [batch, 12, *frames, height, width], "image": [batch, 8 * height, 8 * width, 3]}
     for name, shape in expected.items():
         if told[name]["shape"] != shape:
             return f"{name} of {told[name]['shape']} instead of {shape}"

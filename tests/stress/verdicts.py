@@ -26,6 +26,7 @@ REFUSALS = {
     "several prompts": r"^The positive conditioning holds \d+ different prompts, .* Sample the prompts one after another",
     "chain": r"^Chained timestep maps disagree on \w+ .* Set the same on all of them",
     "noise": r"the sampler adds no noise .* Enable it, or set both to 1",
+    "whole table": r"has a table of sigmas for several samplers, .* set the greater to 1 .*, or disconnect sigmas\.$",
     "uncond": r"^The sampler \w+ needs the unconditional prediction, and the guider gives none\. Use a guider with a negative",
     "rises": r"^The table of sigmas rises in step \d+ .* Sort the sigmas downwards",
     "no numbers": r"^The table of sigmas has values that are not numbers .* Set more steps or another scheduler, or ",

@@ -5,6 +5,7 @@ Never part of an installation: ``tests/stress`` puts it beside the pack in the f
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import gc
 import hashlib
@@ -14,6 +15,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import comfy.conds
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
@@ -85,8 +87,10 @@ class Fault:
             strike()
             return executor(*args, **kwargs)
 
-        def attention(q: Tensor, k: Tensor, v: Tensor, *args: Any, **of_transformers: Any) -> Any:
+        def attention(q: Any, k: Tensor | None = None, v: Tensor | None = None, *args: Any, **of_transformers: Any) -> Any:
             strike()
+            if isinstance(q, dict):  # what Wan's networks give it, after their attention
+                return q["x"]
             return {"q": q, "k": k, "v": v} if "pe" in of_transformers else (q, k, v)
 
         def block(h: Tensor, skip: Tensor, options: dict) -> tuple[Tensor, Tensor]:
@@ -178,6 +182,22 @@ class Image:
         coarse = torch.rand(batch, 3, 3, 3, generator=torch.Generator().manual_seed(seed))
         image = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
         return (image.movedim(1, -1),)
+
+
+class Frames:
+    """A LATENT as a clip: its picture moves from frame to frame."""
+
+    RETURN_TYPES = ("LATENT",)
+    FUNCTION = "make"
+    CATEGORY = CATEGORY
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        return {"required": {"latent": ("LATENT",), "frames": ("INT", {"default": 3, "min": 1, "max": 64})}}
+
+    def make(self, latent: dict, frames: int) -> tuple[dict]:
+        moved = [latent["samples"].roll(frame, -1) for frame in range(frames)]
+        return ({**latent, "samples": torch.stack(moved, dim=2)},)
 
 
 ANYTHING: dict[str, Callable[[], Any]] = {
@@ -290,34 +310,62 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
         "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": _TEXT, "out_features": 128}},
     },
 }  # fmt: skip
-"""Small networks of ComfyUI's classes, for the demo model's text and latents."""
+CLIPS: dict[str, dict[str, Any]] = {
+    "WAN21_T2V": {
+        "image_model": "wan2.1", "model_type": "t2v", "dim": 96, "in_dim": 12, "out_dim": 12, "num_heads": 2, "ffn_dim": 128,
+        "num_layers": 2, "patch_size": (1, 2, 2), "freq_dim": 32, "window_size": (-1, -1), "qk_norm": True,
+        "cross_attn_norm": True, "eps": 1e-6, "text_dim": _TEXT,
+    },
+    "LTXV": {
+        "image_model": "ltxv", "in_channels": 12, "cross_attention_dim": 64, "attention_head_dim": 32, "num_attention_heads": 2,
+        "caption_channels": _TEXT, "num_layers": 2, "positional_embedding_max_pos": [20, 2048, 2048],
+        "causal_temporal_positioning": True, "vae_scale_factors": (8, 32, 32), "use_middle_indices_grid": True,
+    },
+}  # fmt: skip
+"""Small networks of ComfyUI's classes, for the demo model's text and latents; of pictures, and of clips."""
+
+
+class _LTXV(comfy.model_base.LTXV):
+    """With a text that has no attention mask, as the demo model's."""
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        return {"attention_mask": comfy.conds.CONDConstant(None), **super().extra_conds(**kwargs)}
 
 
 def _tiny_transformer(kind: str, latent_format: Any) -> comfy.model_patcher.ModelPatcher:
-    settings = getattr(comfy.supported_models, kind)(dict(TRANSFORMERS[kind]))
-    settings.unet_config.update(TRANSFORMERS[kind], dtype=torch.float32)
-    settings.latent_format = latent_format
+    network = {**TRANSFORMERS, **CLIPS}[kind]
+    settings = getattr(comfy.supported_models, kind)(dict(network))
+    settings.unet_config.update(network, dtype=torch.float32)
+    settings.latent_format = copy.copy(latent_format)
+    settings.latent_format.latent_dimensions = 3 if kind in CLIPS else 2
     settings.set_inference_dtype(torch.float32, None)
     settings.custom_operations = comfy.ops.manual_cast
-    return _random(settings.get_model({}, ""))
+    return _random(_LTXV(settings) if kind == "LTXV" else settings.get_model({}, ""))
 
 
 class TinyTransformer:
-    """Models of one sequence of text and picture: always the same objects, one of each kind."""
+    """Models of tokens: always the same objects, one of each kind."""
 
     made: ClassVar[dict[str, Any]] = {}
+    kinds: ClassVar[list[str]] = list(TRANSFORMERS)
     RETURN_TYPES = ("MODEL",)
     FUNCTION = "make"
     CATEGORY = CATEGORY
 
     @classmethod
     def INPUT_TYPES(cls) -> dict:
-        return {"required": {"model": ("MODEL",), "kind": (list(TRANSFORMERS),)}}
+        return {"required": {"model": ("MODEL",), "kind": (cls.kinds,)}}
 
     def make(self, model: Any, kind: str) -> tuple[Any]:
         if kind not in self.made:
             self.made[kind] = _tiny_transformer(kind, model.model.latent_format)
         return (self.made[kind],)
+
+
+class TinyClip(TinyTransformer):
+    """The same of clips."""
+
+    kinds: ClassVar[list[str]] = list(CLIPS)
 
 
 # --- a look at what came out, and at what was left --------------------------------------------------------------------
@@ -457,7 +505,8 @@ class State:
 
 
 NODE_CLASS_MAPPINGS = {
-    f"Stress_{node.__name__}": node for node in (Fault, Mask, Image, Anything, TinySDXL, TinyTransformer, Again, Result, State)
+    f"Stress_{node.__name__}": node
+    for node in (Fault, Mask, Image, Frames, Anything, TinySDXL, TinyTransformer, TinyClip, Again, Result, State)
 }
 
 gc.collect()
