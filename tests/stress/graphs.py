@@ -168,15 +168,15 @@ class Maker:
         call = self.random.randint(1, 60 if where in ("attn1", "attn2", "output_block") else 1 if where == "sampler" else 10)
         return self.add("Stress_Fault", model=model, what=self.graph.fault, where=where, call=call)
 
-    def mask(self) -> Link:
-        """Painted at the picture's size, at the latents' size, or of other proportions."""
+    def mask(self, batch: int | None = None) -> Link:
+        """Painted at the picture's size, at the latents' size, or of other proportions; one or several."""
         kind = self.pick("painted", "painted", "painted", "grey", "noisy", "empty", "full")
         if self.chance(0.04) and not self.graph.idle:
             kind = "nan"
             self.graph.reasons.add("mask values")
         sizes = [(self.width, self.height), (self.width // FACTOR, self.height // FACTOR), (100, 37), (1, 1)]
         width, height = self.pick(*sizes[:2], *sizes)
-        made = self.add("Stress_Mask", kind=kind, width=width, height=height, batch=self.pick(1, 1, 1, 2, 5),
+        made = self.add("Stress_Mask", kind=kind, width=width, height=height, batch=batch or self.pick(1, 1, 1, 2, 5),
                         seed=self.random.randrange(2**32))  # fmt: skip
         if self.chance(0.15) and self.there_is("InvertMask"):
             made = self.add("InvertMask", mask=made)
@@ -192,7 +192,7 @@ class Maker:
             image = self.add("Stress_Image", width=self.width, height=self.height, batch=count,
                              seed=self.random.randrange(2**32))  # fmt: skip
             if self.chance(0.2):
-                made = self.add("VAEEncodeForInpaint", pixels=image, vae=self.vae, mask=self.mask(), grow_mask_by=6)
+                made = self.add("VAEEncodeForInpaint", pixels=image, vae=self.vae, mask=self.mask(batch=1), grow_mask_by=6)
                 self.has_noise_mask = True
             else:
                 made = self.add("VAEEncode", pixels=image, vae=self.vae)
@@ -334,15 +334,8 @@ class Maker:
     PATCHES: tuple[tuple[str, dict[str, Any]], ...] = (
         ("PerturbedAttentionGuidance", {}),
         ("SelfAttentionGuidance", {}),
-        ("FreeU", {}),
-        ("FreeU_V2", {}),
         ("RescaleCFG", {}),
         ("TemporalScoreRescaling", {}),
-        ("TomePatchModel", {}),
-        ("HyperTile", {"tile_size": 64}),
-        ("PatchModelAddDownscale", {"block_number": 1}),
-        ("UNetCrossAttentionMultiply", {"q": 1.1}),
-        ("UNetSelfAttentionMultiply", {"v": 0.9}),
         ("NAGuidance", {}),
         ("APG", {}),
         ("CFGZeroStar", {}),
@@ -353,20 +346,29 @@ class Maker:
         ("EasyCache", {}),
         ("LazyCache", {}),
         ("DifferentialDiffusion", {}),
-        ("ModelSamplingDiscrete", {}),
-        ("ModelSamplingContinuousEDM", {"sampling": "eps"}),
         ("PerpNeg", {}),
         ("CFGNorm", {}),
+    )
+    UNET_PATCHES: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("FreeU", {}),
+        ("FreeU_V2", {}),
+        ("TomePatchModel", {}),
+        ("HyperTile", {"tile_size": 64}),
+        ("PatchModelAddDownscale", {"block_number": 1}),
+        ("UNetCrossAttentionMultiply", {"q": 1.1}),
+        ("UNetSelfAttentionMultiply", {"v": 0.9}),
+        ("ModelSamplingDiscrete", {}),
+        ("ModelSamplingContinuousEDM", {"sampling": "eps"}),
     )
     FLOW_PATCHES: tuple[tuple[str, dict[str, Any]], ...] = (
         ("ModelSamplingSD3", {"shift": 3.0}),
         ("ModelSamplingFlux", {}),
         ("SkipLayerGuidanceDiT", {"double_layers": "1", "single_layers": "1", "rescaling_scale": 0.2}),
     )
-    """ComfyUI's patches of a MODEL, and inputs that fit small models; those for flows alone."""
+    """ComfyUI's patches of a MODEL, and inputs that fit small models: those for all, for UNets, and for flows."""
 
     def patched(self, model: Link, empty: Link) -> Link:
-        kind, values = self.pick(*self.PATCHES, *(self.FLOW_PATCHES if self.flow else ()))
+        kind, values = self.pick(*self.PATCHES, *(self.FLOW_PATCHES if self.flow else self.UNET_PATCHES))
         if not self.there_is(kind):
             return model
         if kind == "PerpNeg":
