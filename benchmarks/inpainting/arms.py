@@ -24,6 +24,8 @@ from .peers import DifferentialHost, Repeated, soft_edge
 LEADS = (0.1, 0.2, 0.3)
 """Shares of the schedule."""
 GREY = 128
+RIMS = ((0.3, 0.25), (0.35, 0.2), (0.5, 0.2))
+"""How much of the outermost latent pixels of a hole is drawn (0.5: an edge that is soft over one of them), and a lead."""
 MANY = 6
 """LanPaint's evaluations of the model for each step: its five inner ones and the step's own."""
 
@@ -74,6 +76,13 @@ def grown(model: Parts, cases: Sequence[Case]) -> Inpaint:
 def soft(model: Parts, cases: Sequence[Case]) -> Inpaint:
     """The drawings with soft edges around their holes, for Differential Diffusion."""
     return drawings(model, cases)._replace(mask=soft_edge(latent_holes(cases)), around=DifferentialHost)
+
+
+def rimmed(model: Parts, cases: Sequence[Case], rim: float) -> Inpaint:
+    """The drawings with holes whose outermost latent pixels are drawn by ``rim`` only, for Differential Diffusion."""
+    given = drawings(model, cases)
+    core = -F.max_pool2d(-F.pad(given.mask, (1, 1, 1, 1), value=1.0), 3, stride=1)
+    return given._replace(mask=torch.lerp(core, given.mask, rim), around=DifferentialHost)
 
 
 def falling(clock: Clock, plan: Plan, first: float = 0.4, last: float = 0.6) -> list[float]:
@@ -179,10 +188,14 @@ def _further() -> tuple[Arm, ...]:
         for said, changes in ways
         if said or lead not in LEADS
     )
-    wider = (("Differential Diffusion", soft), ("hole grown", grown))
-    return leads + tuple(
+    rims = tuple(
+        Arm(f"Differential Diffusion, rim {rim:g}, the hole painted, ahead {lead:g}", replace(painted, lead=lead), True,
+            what="edge soft within the hole", given=partial(rimmed, rim=rim))
+        for rim, lead in RIMS
+    )  # fmt: skip
+    wider = tuple(
         Arm(f"{name}{said}", replace(_WORD, strength=0.7 if waits else 0.0, known_pixels=how, lead=lead), waits, given=given)
-        for name, given in wider
+        for name, given in (("Differential Diffusion", soft), ("hole grown", grown))
         for said, waits, how, lead in (
             ("", False, "noised", 0.0),
             *((f", ahead {lead:g}", False, "ahead", lead) for lead in LEADS),
@@ -190,7 +203,8 @@ def _further() -> tuple[Arm, ...]:
         )
         if said or given is grown
     )
+    return leads + rims + wider
 
 
 FURTHER = _further()
-"""Greater leads, holes that wait longer, and wider ones: where --arms asks for them."""
+"""Greater leads, holes that wait longer, soft and wider ones: where --arms asks for them."""

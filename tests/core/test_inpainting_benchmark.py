@@ -13,7 +13,7 @@ from asyndm_core.clock import Clock
 from asyndm_core.pictures import plain_clock
 from asyndm_core.regions import Plan
 from benchmarks.inpainting.__main__ import decoded, main, sample_arm
-from benchmarks.inpainting.arms import ARMS, EDITS, PEERS, encoded, falling
+from benchmarks.inpainting.arms import ARMS, EDITS, PEERS, encoded, falling, latent_holes, rimmed
 from benchmarks.inpainting.cases import TASKS, choose_cases, edge_error, outside_error, right_in_hole, ring_error
 from demo.config import FACTOR
 from demo.model import load
@@ -47,6 +47,18 @@ def test_figures_on_true_drawings() -> None:
     drawn = [right_in_hole(draw(case.scene, np.random.default_rng(0)), case) for case in CASES["replace"]]
     assert np.mean(drawn) > 0.9
     assert not any(right_in_hole(case.drawing, case) for case in CASES["replace"])
+
+
+def test_a_rim_is_within_the_hole() -> None:
+    """The outermost latent pixels of a hole, but not where it ends with the picture; what is around it is not touched."""
+    model, cases = load(), CASES["replace"][:8]
+    masks, sharp = rimmed(model, cases, 0.3).mask, latent_holes(cases)
+    for mask, hole, case in zip(masks[:, 0], sharp[:, 0], cases, strict=True):
+        left, top, right, bottom = (edge // FACTOR for edge in case.hole)
+        core = torch.zeros_like(hole)
+        side = hole.shape[0]
+        core[top + (top > 0) : bottom - (bottom < side), left + (left > 0) : right - (right < side)] = 1
+        assert torch.equal(mask, torch.where(core == 1, core, 0.3 * hole))
 
 
 @pytest.mark.parametrize("name", ["synchronous, clean", "asynchronous, the hole painted, ahead 0.2"])
