@@ -16,7 +16,7 @@ from asyndm_pack.benchmarks.inpainting.cases import choose_cases
 from asyndm_pack.benchmarks.own_checkpoint import __main__ as command
 from asyndm_pack.benchmarks.own_checkpoint.processes import Processes
 from asyndm_pack.benchmarks.own_checkpoint.report import around, seam, summary
-from asyndm_pack.benchmarks.own_checkpoint.sampling import MODES, WAYS
+from asyndm_pack.benchmarks.own_checkpoint.sampling import DEMOS, MODES, WAYS
 from comfy_process import comfyui_path
 from PIL import Image
 
@@ -54,14 +54,19 @@ def kept(out: Path) -> dict[str, Any]:
     return json.loads((out / "scores.json").read_text(encoding="utf-8"))
 
 
-def test_triplets_of_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize("model", DEMOS)
+def test_triplets_of_prompts(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:  # fmt: skip
     """A picture of every mode from each seed; strips, a sheet, and one number for each."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("# two\na green boat on the sea | boat\n\na red ball in a room\n", encoding="utf-8")
     monkeypatch.setattr(command, "make_scorer", lambda name, told: Brightness())
     out = tmp_path / "out"
-    assert command.main([*SMALL, "--prompts", str(prompts), "--seeds", "1", "2", "--out", str(out)]) == 0
+    call = [*SMALL, "--checkpoint", model, "--prompts", str(prompts), "--seeds", "1", "2", "--out", str(out)]
+    assert command.main(call) == 0
     found = kept(out)
+    assert found["checkpoint"] == model
     rows = [("a green boat on the sea", "boat"), ("a red ball in a room", "")]
     assert [(r["prompt"], r["targets"], r["seed"]) for r in found["rows"]] == [(*row, seed) for row in rows for seed in (1, 2)]
     assert list(found["scores"]["CLIPScore"]) == list(MODES)
