@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -14,11 +15,13 @@ import pytest
 import torch
 from asyndm_pack.asyndm_core.regions import Regions, Target
 from asyndm_pack.asyndm_core.timestep_rows import TimestepRows
-from asyndm_pack.nodes.comfy.conditioning import ANNOTATION, Annotation
+from asyndm_pack.nodes.comfy.conditioning import ANNOTATION, Annotation, annotate, find_targets
+from asyndm_pack.nodes.demo_model import load_demo_model
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from families import MODELS, make_transformer, prompt, transformer
+from test_machines import BACKENDS
 from test_transformers import TOLERANCE, calls_of, each_its_own, left, sampled
-from tiny import asyn, difference, painted, same
+from tiny import asyn, difference, ksampler, painted, same
 from torch import Tensor, nn
 
 COMPILED = (
@@ -44,29 +47,66 @@ def attention_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
                 monkeypatch.setattr(module, attention, comfy.ldm.modules.attention.attention_pytorch)
 
 
-@first_of(COMPILED)
-@pytest.mark.usefixtures("attention_of_pytorch")
-def test_compiled(name: str) -> None:
-    """One graph where stock has one; with rows one more, and one for any number of them."""
+def check_compiled(model: Any, run: Callable[..., Tensor], regions: Regions, code: str = "no code", most: int = 3) -> None:
+    """One graph where stock has one; with rows one more, and one for any number of them; then stock again.
+
+    run: of a model and a number of steps. most: graphs for each of stock's.
+    """
     graphs = 0
 
     def backend(graph: torch.fx.GraphModule, examples: list) -> Callable:
         nonlocal graphs
         graphs += 1
-        return graph.forward
+        return BACKENDS[code](graph, examples)
 
-    _, height, width = MODELS[name].latents
-    region = painted(left(height, width))
-    compiled = make_transformer(name).clone()
+    compiled = model.clone()
     set_torch_compile_wrapper(model=compiled, backend=backend)
     torch.compiler.reset()
-    stock = sampled(name, compiled, cfg=1.0)
+    stock = run(compiled, 4)
     of_stock = graphs
+    assert of_stock and difference(stock, run(model, 4)) < TOLERANCE
     for steps in (4, 6, 8):
-        ours = sampled(name, asyn(compiled, region), steps=steps, cfg=1.0)
-        assert difference(ours, sampled(name, asyn(transformer(name), region), steps=steps, cfg=1.0)) < TOLERANCE
-    assert graphs <= MORE_GRAPHS.get(name, 3) * of_stock
-    assert same(sampled(name, compiled, cfg=1.0), stock)
+        ours = run(asyn(compiled, regions), steps)
+        assert difference(ours, run(asyn(model, regions), steps)) < TOLERANCE
+    assert difference(ours, run(model, steps)) > 1e-3
+    assert graphs <= most * of_stock
+    assert same(run(compiled, 4), stock)
+
+
+def short_run(name: str) -> Callable[..., Tensor]:
+    return lambda patched, steps: sampled(name, patched, steps=steps, cfg=1.0)
+
+
+@first_of(COMPILED)
+@pytest.mark.usefixtures("attention_of_pytorch")
+def test_compiled(name: str) -> None:
+    region = painted(left(*MODELS[name].latents[1:]))
+    check_compiled(make_transformer(name), short_run(name), region, most=MORE_GRAPHS.get(name, 3))
+
+
+@pytest.mark.whole
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch's inductor needs a C++ compiler (g++)")
+@pytest.mark.parametrize("name", ["Flux.1 dev", "Wan 2.1 and 2.2 T2V"])
+@pytest.mark.usefixtures("attention_of_pytorch")
+def test_compiled_by_inductor(name: str) -> None:
+    region = painted(left(*MODELS[name].latents[1:]))
+    check_compiled(make_transformer(name), short_run(name), region, "inductor")
+
+
+@pytest.mark.whole
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch's inductor needs a C++ compiler (g++)")
+@pytest.mark.usefixtures("attention_of_pytorch")
+def test_the_demo_transformer_compiled_by_inductor() -> None:
+    """Its words are read, before a map too: one graph more. Without most of its blocks, which would take minutes to compile."""
+    model, clip, _ = load_demo_model("transformer")
+    del model.model.diffusion_model.single_blocks[1:]
+    text = "a green boat on the sea under two moons"
+    plain, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(each)) for each in (text, ""))
+    targets, places, _ = find_targets(clip, text, "boat, moons")
+    more: dict[str, Any] = {"positive": annotate(plain, places), "negative": negative, "scheduler": "simple"}
+    image = {"samples": torch.zeros(1, 12, 16, 16)}
+    run = lambda patched, steps: ksampler(patched, steps=steps, cfg=4.5, image=image, **more)  # noqa: E731
+    check_compiled(model, run, Regions(targets), "inductor", most=4)
 
 
 @pytest.mark.whole
