@@ -38,7 +38,7 @@ from .nested import beside_of, clip_of, shapes_of
 from .network import control_network_of, is_framed, network_of, size_of
 from .origin import uncompiled
 from .sampler import check_prediction
-from .transformer import MASK
+from .transformer import MASK, Masked
 
 WRAPPER_KEY = "asyndm"
 PIXELS = "asyndm_pixels"
@@ -126,6 +126,8 @@ class ComfyHost:
         self._shapes = shapes_of(guider, latent)
         picture = clip_of(latent, self._shapes)
         self.network = network_of(self.model, picture)
+        if isinstance(self.network, Masked):
+            self.network.look_at_masks([cond for group in guider.conds.values() for cond in group])
         self._framed, self._size = is_framed(picture), size_of(picture)
         self._dims = len(self._size) if self._shapes is None else 1
         self._keyframes = keyframes_of(guider, self._size)

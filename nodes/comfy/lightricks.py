@@ -17,14 +17,14 @@ from ...asyndm_core.timestep_rows import reference
 from .attention import TokenReader
 from .families import Family, Inputs
 from .nested import beside_index, clip_index
-from .transformer import MASK, Transformer, multiplied, with_mask
+from .transformer import MASK, Masked, processing, with_mask
 
 KEYFRAMES = "keyframe_idxs"
 GATE = "av_ca_v2a_gate_adaln_single"
 """The module of LTX-2 that says how much sound attends to the clip."""
 
 
-class Lightricks(Transformer):
+class Lightricks(Masked):
     """LTX-Video or LTX-2 in one run.
 
     A clip with keyframes has tokens that the network drops, so it is given a timestep for each token, as it takes them for
@@ -55,7 +55,7 @@ class Lightricks(Transformer):
     def _told(self, network: nn.Module, timesteps: Tensor, index: Tensor, inputs: Inputs, masked: bool) -> Tensor:
         index = clip_index(index, inputs)
         if masked and inputs.get(MASK) is not None:
-            timesteps, index = multiplied(timesteps, index, inputs[MASK])
+            timesteps, index = self.multiplied(timesteps, index, inputs[MASK])
         if _has_keyframes(inputs) or 2 * len(timesteps) > index[0].numel():
             return timesteps[index].flatten(1)[..., None]
         return super()._told(network, timesteps, index, inputs, masked)
@@ -67,7 +67,7 @@ class Lightricks(Transformer):
         beside, plain = beside_index(index), reference(told)
         noisiest = plain.flatten(1).amax(dim=1) if plain.ndim > 1 else plain
         of_sound = noisiest if beside is None else timesteps[beside]
-        own, before = holder.process_timestep, vars(holder).get("process_timestep")
+        own = holder.process_timestep
 
         def process_timestep(timestep: Tensor, denoise_mask: Tensor | None = None, **kwargs: Any) -> Any:
             made = own(of_sound.float(), **kwargs)
@@ -80,14 +80,8 @@ class Lightricks(Transformer):
                 own_gates = _at(noisiest * network.av_ca_timestep_scale_multiplier)
                 yield network.get_submodule(GATE).register_forward_pre_hook(own_gates)
 
-        holder.process_timestep = process_timestep
-        try:
-            with hooked(hooks()):
-                yield
-        finally:
-            del holder.process_timestep
-            if before is not None:
-                holder.process_timestep = before
+        with processing(holder, process_timestep), hooked(hooks()):
+            yield
 
 
 def keyframes_of(guider: Any, size: Sequence[int]) -> int:

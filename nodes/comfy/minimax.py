@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from ...asyndm_core.hooks import hooked
 from .families import Inputs
 from .nested import beside_index, clip_index
-from .transformer import MASK, Transformer, multiplied, with_mask
+from .transformer import MASK, Masked, with_mask
 
 CLEAN = 0.001
 """The noise level of what is known: MiniMax H3 was trained with that much noise on given pictures."""
@@ -26,7 +26,7 @@ MODALITIES = 3
 """A block has each row of the table for clip, text and sound, in this order."""
 
 
-class MiniMax(Transformer):
+class MiniMax(Masked):
     """MiniMax H3 in one run."""
 
     def _least(self, sampling: Any) -> float:
@@ -42,7 +42,7 @@ class MiniMax(Transformer):
         levels, index = timesteps / 1000, clip_index(index, inputs)
         if masked and inputs.get(MASK) is not None:
             least = levels.clamp(max=CLEAN)
-            levels, index = multiplied(levels, index, inputs[MASK])
+            levels, index = self.multiplied(levels, index, inputs[MASK])
             levels = levels.maximum(least.repeat_interleave(len(levels) // len(least)))
         height, width = self.patch[-2:]
         table = _Table(network, levels, index[:1, :, ::height, ::width].flatten())

@@ -14,9 +14,15 @@ from .families import Family, control_family_of, family_of, why_not
 from .lightricks import Lightricks
 from .minimax import MiniMax
 from .model import UNet, UnsupportedModelError, residual_blocks
-from .transformer import Transformer
+from .transformer import ByFrame, Transformer
 
-WAYS: Mapping[str, type[Transformer]] = {"LTX-Video": Lightricks, "LTX-2": Lightricks, "MiniMax H3": MiniMax}
+WAYS: Mapping[str, type[Transformer]] = {
+    "LTX-Video": Lightricks,
+    "LTX-2": Lightricks,
+    "MiniMax H3": MiniMax,
+    "Wan 2.1 and 2.2": ByFrame,
+    "Cosmos Predict2": ByFrame,
+}
 """The families that are told a map in a way of their own."""
 
 

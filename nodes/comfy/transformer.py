@@ -7,7 +7,7 @@ keep the modulation of text what it was, and hooks that show quantised layers an
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import prod
 from typing import Any, NamedTuple
@@ -170,17 +170,63 @@ class Transformer:
             yield module.register_forward_hook(after)
 
 
+class Masked(Transformer):
+    """A transformer that multiplies its timestep by a denoise mask."""
+
+    _levels: Tensor | None = None
+
+    def look_at_masks(self, conds: Sequence[Mapping[str, Any]]) -> None:
+        """Note the values of the masks that conds of ComfyUI hold, once for a run: that waits for the device."""
+        held = [cond.get("model_conds", {}).get(MASK) for cond in conds]
+        masks = [self._factor(each.cond).flatten() for each in held if each is not None]
+        self._levels = torch.cat(masks).unique() if masks else None
+
+    def multiplied(self, timesteps: Tensor, index: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """A map of timesteps times a denoise mask (B or 1, C, *size): the distinct products, of each timestep in turn, and
+        their map. A value that is none of the noted ones, by rounding, is the nearest."""
+        factor = self._factor(mask).to(index.device).contiguous()
+        levels = factor.unique() if self._levels is None else self._levels.to(index.device)
+        which = torch.bucketize(factor, (levels[1:] + levels[:-1]) / 2)
+        return (timesteps[:, None] * levels).flatten(), index * len(levels) + which.view(-1, *which.shape[-index.ndim + 1 :])
+
+    def _factor(self, mask: Tensor) -> Tensor:
+        """What a mask (B, C, *size) multiplies timesteps by: (B, *size). It is the same in all channels."""
+        return mask[:, 0].float()
+
+
+class ByFrame(Masked):
+    """One that does so frame by frame, by the mask's mean there, and would have a timestep for each frame of each level."""
+
+    def _told(self, network: nn.Module, timesteps: Tensor, index: Tensor, inputs: Inputs, masked: bool) -> Tensor:
+        if masked and inputs.get(MASK) is not None:
+            timesteps, index = self.multiplied(timesteps, index, inputs[MASK])
+        return super()._told(network, timesteps, index, inputs, masked)
+
+    def _meanwhile(
+        self, holder: Any, network: nn.Module, told: Tensor, timesteps: Tensor, index: Tensor, inputs: Inputs, masked: bool
+    ) -> AbstractContextManager[None]:  # fmt: skip
+        return processing(holder, lambda timestep, **kwargs: timestep)
+
+    def _factor(self, mask: Tensor) -> Tensor:
+        return mask.float().mean(dim=(1, 3, 4), keepdim=True)[:, 0]
+
+
+@contextmanager
+def processing(holder: Any, function: Callable) -> Iterator[None]:
+    """While it lasts, a function makes of a model's timesteps what its network is given."""
+    before = vars(holder).get("process_timestep")
+    holder.process_timestep = function
+    try:
+        yield
+    finally:
+        del holder.process_timestep
+        if before is not None:
+            holder.process_timestep = before
+
+
 def with_mask(mask: Tensor | None) -> Callable:
     """A forward pre-hook (with_kwargs) of a network: it is given another denoise mask, or none."""
     return lambda module, args, kwargs: (args, {**kwargs, MASK: mask})
-
-
-def multiplied(timesteps: Tensor, index: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """A map of timesteps times a denoise mask (B or 1, C, *size): the distinct products, of each timestep in turn, and their
-    map. The mask is the same in all channels."""
-    one = mask[:, 0].to(index.device).float().reshape(-1, *index.shape[1:])
-    levels, which = one.unique(return_inverse=True)
-    return (timesteps[:, None] * levels).flatten(), index * len(levels) + which
 
 
 def _hooked_modules(network: nn.Module, family: Family, lender: nn.Module | None = None) -> _Modules:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import clips
 import comfy.model_management
 import comfy.sampler_helpers
 import comfy.samplers
@@ -17,7 +18,10 @@ from asyndm_pack.asyndm_core.live import Live
 from asyndm_pack.asyndm_core.record import RunRecord
 from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap
 from asyndm_pack.asyndm_core.samplers import SAMPLERS
+from asyndm_pack.nodes.comfy.network import network_of
 from asyndm_pack.nodes.comfy.sampling import Options, apply
+from asyndm_pack.nodes.comfy.transformer import MASK
+from comfy.conds import CONDRegular
 from fake_device import DEVICE, Device, Wait, fake_device, move
 from tiny import NEGATIVE, POSITIVE
 
@@ -69,6 +73,21 @@ def test_no_more_than_stock(device: Device, sampler: str) -> None:
         stock = waits(device, lambda patcher: patcher, sampler, **FLAT)
     asynchronous = waits(device, ours(TimestepMap(tiny.FOX_AND_HAT)), sampler, **FLAT)
     assert len(asynchronous) <= len(stock), [wait for wait in asynchronous if wait not in stock]
+
+
+def test_denoise_masks(device: Device) -> None:
+    """Of models that multiply their timestep by the mask: its values are looked for once for a run, and in no evaluation."""
+    model = clips.clip_model.__wrapped__("LTX-Video").model
+    network = network_of(model, torch.zeros(1, 128, *clips.SIZE))
+    mask = clips.first_frame_known("LTX-Video", lambda clip: clip[:, :, 1].fill_(0.4))[0]
+    network.look_at_masks([{"model_conds": {MASK: CONDRegular(mask.to(DEVICE))}}])
+    index = clips.patches(clips.SIZE, (1, 1, 1), 3)
+    given = [each.to(DEVICE) for each in (torch.tensor([1.0, 0.5, 0.2]), index, mask)]
+    device.waits = []
+    timesteps, which = network.multiplied(*given)
+    assert device.waits == []
+    expected = torch.tensor([1.0, 0.5, 0.2])[index] * mask[:, 0]
+    assert torch.equal(timesteps.to("cpu")[which.to("cpu")], expected)
 
 
 def test_areas_and_masks(device: Device) -> None:
