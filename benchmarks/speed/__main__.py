@@ -3,6 +3,7 @@
     python -m benchmarks.speed             # small models, a few minutes on an idle machine
     python -m benchmarks.speed --full      # models of full width too: some hours, 16 GiB
     python -m benchmarks.speed --only "SDXL" --pairs 9
+    python -m benchmarks.speed --clips     # clips: time and memory of timesteps per token, and of the live view
     python -m benchmarks.speed --device cuda --minutes 3
 
 Needs a ComfyUI (COMFYUI_PATH, else ~/comfy/ComfyUI) and its requirements, and matplotlib. Every row is a process of its
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from ..real_comfyui import ROOT
+from .clips import write_clips
 from .report import RESULTS, describe, write
 from .rows import ROWS
 
@@ -79,6 +81,7 @@ def main() -> None:
     parser.add_argument("--measure", choices=("time", "parts", "memory"), help="only this; the rest of a row stays as it is")
     parser.add_argument("--again", action="store_true", help="measure rows anew that are in the results")
     parser.add_argument("--whole", action="store_true", help="whole runs of the demo model, import and nodes instead")
+    parser.add_argument("--clips", action="store_true", help="clips, against ComfyUI's own timesteps per token, instead")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: the rows of a GPU instead")
     parser.add_argument("--minutes", type=float, default=10, help="on a GPU, begin nothing after so long")
     parser.add_argument("--seconds", type=float, default=5, help="on a GPU, about how long a row takes")
@@ -88,9 +91,13 @@ def main() -> None:
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.here:
+        from .clips import measure_clips
         from .whole import measure_whole
 
-        measured = measure_whole(options.pairs) if options.whole else here(options.row, options.pairs, options.measure)
+        if options.clips or options.whole:
+            measured = measure_clips() if options.clips else measure_whole(options.pairs)
+        else:
+            measured = here(options.row, options.pairs, options.measure)
         sys.stdout.write(json.dumps(measured) + "\n")
         return
     if options.device == "cuda":
@@ -100,6 +107,9 @@ def main() -> None:
         return
     path = RESULTS / "results.json"
     results = json.loads(path.read_text()) if path.is_file() else {"rows": [], "whole": {}}
+    if options.clips:
+        write_clips(apart("--clips"), RESULTS)
+        return
     if options.whole:
         results["whole"] = apart("--whole", "--pairs", str(options.pairs))
         write(results)

@@ -11,6 +11,11 @@ from unittest.mock import patch
 
 def peak(run: Callable[[], object]) -> int:
     """The most bytes that tensors hold at once, beside those that are there before."""
+    return held(run)[0]
+
+
+def held(run: Callable[[], object]) -> tuple[int, list[int]]:
+    """The same, and how many bytes each tensor takes that is made."""
     from torch.profiler import ProfilerActivity, profile
 
     gc.collect()  # else what was left behind earlier, freed in between, would count as less than nothing
@@ -18,7 +23,8 @@ def peak(run: Callable[[], object]) -> int:
         run()
     events = profiled.profiler.kineto_results.events()
     changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
-    return max(accumulate(size for _, size in changes))
+    sizes = [size for _, size in changes]
+    return max(accumulate(sizes)), [size for size in sizes if size > 0]
 
 
 @contextmanager

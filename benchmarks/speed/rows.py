@@ -123,14 +123,17 @@ WAN: dict[str, Any] = {
     "num_layers": 30, "patch_size": (1, 2, 2), "freq_dim": 256, "window_size": (-1, -1), "qk_norm": True,
     "cross_attn_norm": True, "eps": 1e-6, "in_dim": 16, "text_dim": 4096,
 }  # fmt: skip
+WAN_GIVEN: dict[str, Any] = {**WAN, "in_dim": 48, "out_dim": 48}
+WAN_TINY: dict[str, Any] = {"dim": 96, "num_heads": 2, "ffn_dim": 128, "num_layers": 1}
 TRANSFORMERS: dict[str, Transformer] = {
     "Flux.1": Transformer("Flux", FLUX, 512, 4096, 768),
     "Z-Image": Transformer("ZImage", Z_IMAGE, 96, 2560),
     "Qwen-Image": Transformer("QwenImage", QWEN, 96, 3584, framed=True),
     "Wan 2.1 1.3B": Transformer("WAN21_T2V", WAN, 512, 4096, framed=True),
-    "Wan 2.1 1.3B tiny": Transformer(
-        "WAN21_T2V", {**WAN, "dim": 96, "num_heads": 2, "ffn_dim": 128, "num_layers": 1}, 512, 4096, framed=True
-    ),
+    "Wan 2.1 1.3B tiny": Transformer("WAN21_T2V", {**WAN, **WAN_TINY}, 512, 4096, framed=True),
+    "Wan 2.1 1.3B, 2 blocks": Transformer("WAN21_T2V", {**WAN, "num_layers": 2}, 512, 4096, framed=True),
+    "Wan 2.2 5B, 2 blocks": Transformer("WAN22_T2V", {**WAN_GIVEN, "num_layers": 2}, 512, 4096, framed=True),
+    "Wan 2.2 5B tiny": Transformer("WAN22_T2V", {**WAN_GIVEN, **WAN_TINY}, 512, 4096, framed=True),
     "Flux.1 tiny": Transformer(
         "Flux", {**FLUX, "hidden_size": 64, "num_heads": 2, "depth": 1, "depth_single_blocks": 1, "axes_dim": [8, 12, 12]},
         512, 4096, 768,
@@ -144,7 +147,7 @@ TRANSFORMERS: dict[str, Transformer] = {
         96, 3584, framed=True,
     ),
 }  # fmt: skip
-"""Whole; tiny: next to nothing to compute."""
+"""Whole, or some of their blocks, all in the width of the smallest Wan; tiny: next to nothing to compute."""
 
 
 def is_narrow(model: str) -> bool:
