@@ -37,7 +37,7 @@ from .model import MapControl, fold, noise_law, unfold
 from .nested import beside_of, clip_of, shapes_of
 from .network import control_network_of, is_framed, network_of, size_of
 from .origin import uncompiled
-from .sampler import check_prediction
+from .sampler import check_prediction, conds_of
 from .transformer import MASK, Masked
 
 WRAPPER_KEY = "asyndm"
@@ -127,7 +127,7 @@ class ComfyHost:
         picture = clip_of(latent, self._shapes)
         self.network = network_of(self.model, picture)
         if isinstance(self.network, Masked):
-            self.network.look_at_masks([cond for group in guider.conds.values() for cond in group])
+            self.network.look_at_masks(conds_of(guider))
         self._framed, self._size = is_framed(picture), size_of(picture)
         self._dims = len(self._size) if self._shapes is None else 1
         self._keyframes = keyframes_of(guider, self._size)

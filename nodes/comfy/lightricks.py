@@ -17,6 +17,7 @@ from ...asyndm_core.timestep_rows import reference
 from .attention import TokenReader
 from .families import Family, Inputs
 from .nested import beside_index, clip_index
+from .sampler import conds_of
 from .transformer import MASK, Masked, processing, with_mask
 
 KEYFRAMES = "keyframe_idxs"
@@ -87,7 +88,7 @@ class Lightricks(Masked):
 def keyframes_of(guider: Any, size: Sequence[int]) -> int:
     """How many of the frames of clips of a size, (T, H, W), are keyframes: given pictures behind its own, in a sampling of the
     guider."""
-    given = [cond[KEYFRAMES] for group in guider.conds.values() for cond in group if cond.get(KEYFRAMES) is not None]
+    given = [cond[KEYFRAMES] for cond in conds_of(guider) if cond.get(KEYFRAMES) is not None]
     return max((_frames_of(each, size[-2:]) for each in given), default=0) if len(size) == 3 else 0
 
 

@@ -10,6 +10,7 @@ import comfy.utils
 from torch import Tensor
 
 from ...asyndm_core.grid import Grid, PackedGrid, TokenGrid
+from .sampler import conds_of
 
 SHAPES = "latent_shapes"
 """What a model is told its packed latents' shapes by: those of the clip (B, C, T, H, W), then of what goes along with it."""
@@ -20,14 +21,14 @@ def shapes_of(guider: Any, latent: Tensor) -> Shapes | None:
     """The shapes of what is packed into the latents of a sampling, in which the guider is; None where they are not packed."""
     if latent.ndim != 3:
         return None
-    told = (cond.get("model_conds", {}).get(SHAPES) for group in guider.conds.values() for cond in group)
+    told = (cond.get("model_conds", {}).get(SHAPES) for cond in conds_of(guider))
     return next((cond.cond for cond in told if cond is not None and len(cond.cond) > 1), None)
 
 
 def check_placed(guider: Any) -> None:
     """ValueError where a prompt is for a part of packed latents, in a sampling of the guider: ComfyUI takes their length for a
     picture's size."""
-    if any(cond.get(key) is not None for group in guider.conds.values() for cond in group for key in ("area", "mask")):
+    if any(cond.get(key) is not None for cond in conds_of(guider) for key in ("area", "mask")):
         raise ValueError(
             "A prompt is for a part of the picture (Conditioning (Set Area), (Set Mask) or kin), and the latents are a clip "
             "with sound: ComfyUI cannot place prompts in these. Bypass that node, or paint a region instead (connect mask to "

@@ -88,6 +88,11 @@ def check_guider(guider: Any) -> None:
         )
 
 
+def conds_of(guider: Any) -> list[dict]:
+    """All conds of a guider; none of an object that has not any, which ``check_guider`` refuses."""
+    return [cond for group in getattr(guider, "conds", {}).values() for cond in group]
+
+
 def check_prediction(guider: Any, denoised: Any, x: Tensor) -> None:
     """UnsupportedGuider, with its name, where a guider's prediction is not latents like ``x``."""
     if isinstance(denoised, Tensor) and denoised.shape == x.shape:
