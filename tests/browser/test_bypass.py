@@ -14,6 +14,8 @@ import pytest
 from page import Page
 from test_saved import SAVED
 
+pytestmark = pytest.mark.whole
+
 BYPASSED = 4
 """ComfyUI's mode of a bypassed node."""
 CHECKPOINT, NEGATIVE, LATENT, WORDS, MAP, APPLY, SAMPLER, DECODE, SAVE = range(2, 11)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from page import ROOT, Page
+
+pytestmark = pytest.mark.whole
 
 COMPARE = "AsynDM_Compare"
 LOADED = "[...document.querySelectorAll('.asyndm-picture')].every((e) => e.complete && e.naturalWidth === 512)"

@@ -8,8 +8,11 @@ import uuid
 from math import prod
 from typing import Any
 
+import pytest
 from page import ROOT, Page
 from selenium.webdriver.remote.webelement import WebElement
+
+pytestmark = pytest.mark.whole
 
 SAMPLER, APPLY, MAP = "AsynDM_KSampler", "AsynDM_Apply", "AsynDM_TimestepMap"
 STEPS = 6

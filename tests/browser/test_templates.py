@@ -143,12 +143,9 @@ def sees_pictures(workflow: dict[str, Any]) -> bool:
     return any(node["type"].startswith(("TextEncode", "WanImage", "MiniMax")) for node in workflow["nodes"])
 
 
-SLOW = ("asyndm_triplet", "asyndm_compare")
-"""They run three and two samplers."""
-ALL = [
-    name if "AsynDM_DemoModel" in json.dumps(workflow) and name not in SLOW else pytest.param(name, marks=pytest.mark.whole)
-    for name, workflow in WORKFLOWS.items()
-]
+QUICK = ("asyndm_demo", "asyndm_remove")
+"""The first that a newcomer opens."""
+ALL = [name if name in QUICK else pytest.param(name, marks=pytest.mark.whole) for name in WORKFLOWS]
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -140,6 +140,7 @@ def test_compare_shows_the_two_saved_pictures_of_one_seed(server: Server, object
     assert np.abs(saved[0].astype(int) - saved[1]).max() > 16
 
 
+@pytest.mark.whole
 def test_the_triplet_tells_three_pictures_apart(server: Server, object_info: dict[str, Any]) -> None:
     """Its first sampler is the stock one, bit for bit; the others differ visibly from it and from each other."""
     prompt = to_api(WORKFLOWS["asyndm_triplet"], object_info)

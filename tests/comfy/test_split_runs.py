@@ -426,6 +426,7 @@ def queued(server: Server, prompt: dict[str, dict]) -> tuple[set[str], Tensor]:
     return set(prompt) - set(cached), torch.from_numpy(server.image(outputs["save"]["images"][0]).copy())
 
 
+@pytest.mark.whole
 def test_a_graph_is_queued_twice_and_its_first_part_comes_from_the_cache(server: Server) -> None:
     """On a real server: the second time only the later part is executed, by the clock of the first."""
     sampler = {"steps": 6, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"}
