@@ -20,7 +20,8 @@ def found() -> bool:
 
 @cache
 def load_pack(cpu: bool = True) -> ModuleType:
-    """ComfyUI (on the CPU unless told otherwise) with the pack as module ``asyndm_pack``, which is returned.
+    """ComfyUI (on the CPU unless told otherwise) with the pack as module ``asyndm_pack``, which is returned: the one that
+    is there already, or it is loaded.
 
     Raises FileNotFoundError without a ComfyUI.
     """
@@ -32,6 +33,8 @@ def load_pack(cpu: bool = True) -> ModuleType:
     args.cpu = cpu
     import nodes  # noqa: F401  (ComfyUI's: loaded before the pack)
 
+    if "asyndm_pack" in sys.modules:
+        return sys.modules["asyndm_pack"]
     spec = importlib.util.spec_from_file_location("asyndm_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
     if spec is None or spec.loader is None:
         raise ImportError(f"The pack at {ROOT} has no __init__.py.")
