@@ -87,3 +87,8 @@ class PackedGrid(NamedTuple):
 
 
 Grid = TokenGrid | PackedGrid
+
+
+def with_frames_behind(maps: Tensor, count: int) -> Tensor:
+    """Maps of clips (..., T, H, W) with so many frames of 0 behind their own."""
+    return F.pad(maps, (0, 0, 0, 0, 0, count))

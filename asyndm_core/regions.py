@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .attention import LINEAR, Attention, enlarged
 from .curves import CURVES
-from .grid import TokenGrid
+from .grid import TokenGrid, with_frames_behind
 
 MASK_MODES = ("limit", "add", "replace")
 UPDATES = ("every step", "fixed")
@@ -296,7 +296,7 @@ def _fit_before(mask: Tensor, behind: int, *size: int) -> Tensor:
     """The same for all but the last frames, so many, where it is 0."""
     if behind == 0:
         return fit_mask(mask, *size)
-    return F.pad(fit_mask(mask, size[0] - behind, *size[1:]), (0, 0, 0, 0, 0, behind))
+    return with_frames_behind(fit_mask(mask, size[0] - behind, *size[1:]), behind)
 
 
 def fit_frames(masks: Tensor, count: int) -> Tensor:

@@ -17,6 +17,7 @@ from ...asyndm_core.errors import AsynDMError
 from ...asyndm_core.regions import SWITCH_OFF
 from .conditioning import ANNOTATION
 from .origin import between, described
+from .sampler import positive_of
 
 
 class InterferenceError(AsynDMError):
@@ -110,8 +111,9 @@ class Arrival:
         """InterferenceError where some of ``words`` should have been read by now, at ``sigma``, and none was."""
         if self.read:
             return
-        conds = [cond for name, group in self._guider.conds.items() if name != "negative" for cond in group]
-        sure = [cond for cond in conds if ANNOTATION in cond and "default" not in cond and in_force(cond, sigma)]
+        sure = [
+            cond for cond in positive_of(self._guider) if ANNOTATION in cond and "default" not in cond and in_force(cond, sigma)
+        ]
         known = [cond[ANNOTATION].positions for cond in sure]
         missing = [word for word in words if any(positions.get(word) for positions in known)]
         if missing:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ...asyndm_core.attention import Attention, AttentionSum, BlockMean, LayerSum, enlarged, token_columns
 from ...asyndm_core.clock import Clock, NoiseGrid, paper_clock, table_clock
 from ...asyndm_core.embedding import Groups, PixelTimesteps, grouped
-from ...asyndm_core.grid import TokenGrid
+from ...asyndm_core.grid import TokenGrid, with_frames_behind
 from ...asyndm_core.inpainting import blend
 from ...asyndm_core.regions import SWITCH_OFF
 from ...asyndm_core.samplers import Prediction
@@ -463,7 +463,7 @@ class ComfyHost:
         """1 in the frames of the clip, 0 in its keyframes: (1, 1, *grid)."""
         frames, *size = TokenGrid(self._size, self.network.patch).shape
         own = self._picture.new_ones(1, 1, frames - self._keyframes, *size)
-        return nn.functional.pad(own, (0, 0, 0, 0, 0, self._keyframes))
+        return with_frames_behind(own, self._keyframes)
 
     def _columns_of(self, watched: _Watched, device: torch.device) -> Tensor:
         """The columns (tokens, words) of a cond. They are put on the device once for a run: that waits for it."""
@@ -535,7 +535,7 @@ class ComfyHost:
         if isinstance(weight, float):
             return Attention(shares, weight * present)
         if self._keyframes:
-            shares = nn.functional.pad(shares, (0, 0, 0, 0, 0, self._keyframes))
+            shares = with_frames_behind(shares, self._keyframes)
         pixels = enlarged(TokenGrid(seen.size, self.network.patch).to_pixels(shares), seen.size)
         whole = TokenGrid(self._size, self.network.patch)
         return Attention(_of_tokens(whole, _placed(pixels, area, self._size)), weight * present)

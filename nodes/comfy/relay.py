@@ -119,10 +119,10 @@ _RELAY: ContextVar[Relay | None] = ContextVar("asyndm_relay", default=None)
 def outer_sample(executor: Any, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any) -> Any:
     """An OUTER_SAMPLE wrapper of ComfyUI: sees the latents as nodes hand them on."""
     packed = len(kwargs.get("latent_shapes") or ()) > 1
-    if packed and noise.shape != latent_image.shape and not torch.count_nonzero(noise):
-        noise = torch.zeros_like(latent_image)  # before 0.33, ComfyUI has it for the clip alone, without its sound
     if packed:
         check_placed(executor.class_obj)
+        if noise.shape != latent_image.shape and not torch.count_nonzero(noise):
+            noise = torch.zeros_like(latent_image)  # before 0.33, ComfyUI has it for the clip alone, without its sound
     relay = Relay(_Hanging.on(latent_image, packed))
     token = _RELAY.set(relay)
     try:

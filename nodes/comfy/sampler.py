@@ -93,6 +93,11 @@ def conds_of(guider: Any) -> list[dict]:
     return [cond for group in getattr(guider, "conds", {}).values() for cond in group]
 
 
+def positive_of(guider: Any) -> list[dict]:
+    """All conds of a guider but the negative's."""
+    return [cond for name, group in guider.conds.items() if name != "negative" for cond in group]
+
+
 def check_prediction(guider: Any, denoised: Any, x: Tensor) -> None:
     """UnsupportedGuider, with its name, where a guider's prediction is not latents like ``x``."""
     if isinstance(denoised, Tensor) and denoised.shape == x.shape:

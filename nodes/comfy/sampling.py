@@ -31,7 +31,7 @@ from .nested import Shapes, clip_of, grid_of, shapes_of
 from .network import control_network_of, is_framed, is_served, network_of, patch_of, reads_words, size_of
 from .notices import Notices, say_of_crowding, say_of_length, say_of_masks
 from .relay import Carried, Course, course_of, leave, outer_sample
-from .sampler import check_guider, sampler_of
+from .sampler import check_guider, positive_of, sampler_of
 
 OnStep = Callable[[Snapshot], None]
 LAST_SEED = 2**64 - 1
@@ -217,16 +217,11 @@ def _say_of_unknown_controls(say: Notices, controls: Sequence[Any]) -> None:
         say(f"{' and '.join(sorted(unknown))} is told one noise level for all pixels, so its hint is only approximately right.")
 
 
-def _positive(guider: Any) -> list[dict]:
-    """All conds of a guider but the negative's."""
-    return [cond for name, group in guider.conds.items() if name != "negative" for cond in group]
-
-
 def _known_words(guider: Any, words: Sequence[str]) -> tuple[str, ...]:
     """The words that the conds of a guider know, if their attention can be read."""
     if not reads_words(guider.inner_model.diffusion_model):
         return ()
-    known = {word for cond in _positive(guider) for word in getattr(cond.get(ANNOTATION), "positions", ())}
+    known = {word for cond in positive_of(guider) for word in getattr(cond.get(ANNOTATION), "positions", ())}
     return tuple(word for word in words if word in known)
 
 
@@ -267,7 +262,7 @@ class _Run:
         check_guider(guider)
         self.shapes = shapes_of(guider, noise)
         network = network_of(guider.inner_model, clip_of(noise, self.shapes))
-        conds = _positive(guider)
+        conds = positive_of(guider)
         check_words(plan.words, conds)
         check_guidance(extra_args["model_options"])
         _say_of_unknown_controls(say, [cond["control"] for cond in conds if "control" in cond])
