@@ -89,6 +89,6 @@ class PackedGrid(NamedTuple):
 Grid = TokenGrid | PackedGrid
 
 
-def with_frames_behind(maps: Tensor, count: int) -> Tensor:
-    """Maps of clips (..., T, H, W) with so many frames of 0 behind their own."""
-    return F.pad(maps, (0, 0, 0, 0, 0, count))
+def with_frames_outside(maps: Tensor, before: int, behind: int) -> Tensor:
+    """Maps of clips (..., T, H, W) with so many frames of 0 before and behind their own."""
+    return F.pad(maps, (0, 0, 0, 0, before, behind))

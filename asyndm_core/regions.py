@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .attention import LINEAR, Attention, enlarged
 from .curves import CURVES
-from .grid import TokenGrid, with_frames_behind
+from .grid import TokenGrid, with_frames_outside
 
 MASK_MODES = ("limit", "add", "replace")
 UPDATES = ("every step", "fixed")
@@ -292,11 +292,11 @@ def fit_mask(mask: Tensor, *size: int) -> Tensor:
     return mask if len(size) == 2 else fit_frames(mask, size[0])[None]
 
 
-def _fit_before(mask: Tensor, behind: int, *size: int) -> Tensor:
-    """The same for all but the last frames, so many, where it is 0."""
-    if behind == 0:
+def _fit_inside(mask: Tensor, outside: tuple[int, int], *size: int) -> Tensor:
+    """The same for all but the frames before and behind a clip's own, so many, where it is 0."""
+    if not any(outside):
         return fit_mask(mask, *size)
-    return with_frames_behind(fit_mask(mask, size[0] - behind, *size[1:]), behind)
+    return with_frames_outside(fit_mask(mask, size[0] - sum(outside), *size[1:]), *outside)
 
 
 def fit_frames(masks: Tensor, count: int) -> Tensor:
@@ -319,11 +319,13 @@ def fit_frames(masks: Tensor, count: int) -> Tensor:
     return rows[0].T.unflatten(1, masks.shape[1:])
 
 
-def make_plan(timestep_map: TimestepMap, *size: int, patch: tuple[int, ...] = (1, 1), behind: int = 0) -> Plan:
+def make_plan(
+    timestep_map: TimestepMap, *size: int, patch: tuple[int, ...] = (1, 1), outside: tuple[int, int] = (0, 0)
+) -> Plan:
     """The plan of a run on latents of ``size``, (H, W) or (T, H, W), for a model that reads them in patches: all of it is in
     tokens.
 
-    behind: how many frames are no part of the clip, behind its own: painted masks are not for them.
+    outside: how many frames are no part of the clip, before and behind its own: painted masks are not for them.
     Chained maps keep their order, the earliest first. Fixed masks or the paper's preset hold for the run as a whole, so
     ValueError where chained maps disagree on them.
     """
@@ -347,7 +349,7 @@ def make_plan(timestep_map: TimestepMap, *size: int, patch: tuple[int, ...] = (1
         raise ValueError("Chained timestep maps disagree on sigmas: a run has one table. Connect the same to all of them.")
     whole = timestep_map.denoise
     grid = TokenGrid(size, patch)
-    regions = tuple(region for layer in layers for region in _regions_of(layer, grid, whole, behind))
+    regions = tuple(region for layer in layers for region in _regions_of(layer, grid, whole, outside))
     background = _share(asynchronous[0].background_denoise, whole) if asynchronous else 1.0
     fixed = "fixed" in updates
     known = layers[0].known_pixels if any(layer.mode != "synchronous" for layer in layers) else "noised"
@@ -371,10 +373,10 @@ def _share(denoise: float, whole: float) -> float:
     return denoise / whole if whole > 0 else 1.0
 
 
-def _regions_of(layer: TimestepMap, grid: TokenGrid, whole: float, behind: int) -> list[Region]:
+def _regions_of(layer: TimestepMap, grid: TokenGrid, whole: float, outside: tuple[int, int]) -> list[Region]:
     """The regions of one timestep map: none if synchronous, one of all pixels if concave. ``whole``: the run's denoise."""
     asked, curve = layer.regions, layer.curve
-    mask = None if asked.mask is None else grid.mean(_fit_before(asked.mask, behind, *grid.size))
+    mask = None if asked.mask is None else grid.mean(_fit_inside(asked.mask, outside, *grid.size))
     if layer.mode == "synchronous":
         return []
     own = [(t, layer.strength if t.strength is None else t.strength) for t in asked.targets]

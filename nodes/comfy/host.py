@@ -25,18 +25,18 @@ from torch import Tensor, nn
 from ...asyndm_core.attention import Attention, AttentionSum, BlockMean, LayerSum, enlarged, token_columns
 from ...asyndm_core.clock import Clock, NoiseGrid, paper_clock, table_clock
 from ...asyndm_core.embedding import Groups, PixelTimesteps, grouped
-from ...asyndm_core.grid import TokenGrid, with_frames_behind
+from ...asyndm_core.grid import TokenGrid, with_frames_outside
 from ...asyndm_core.inpainting import blend
 from ...asyndm_core.regions import SWITCH_OFF
 from ...asyndm_core.samplers import Prediction
 from .arrival import Arrival, in_force
 from .conditioning import ANNOTATION, Annotation
 from .guidance import by_level, with_own_sigmas
-from .lightricks import keyframes_of
 from .model import MapControl, fold, noise_law, unfold
 from .nested import beside_of, clip_of, shapes_of
 from .network import control_network_of, is_framed, network_of, size_of
 from .origin import uncompiled
+from .outside import outside_of
 from .sampler import check_prediction, conds_of
 from .transformer import MASK, Masked
 
@@ -130,7 +130,7 @@ class ComfyHost:
             self.network.look_at_masks(conds_of(guider))
         self._framed, self._size = is_framed(picture), size_of(picture)
         self._dims = len(self._size) if self._shapes is None else 1
-        self._keyframes = keyframes_of(guider, self._size)
+        self._outside = outside_of(guider, self._size)
         self.sampling = self.model.model_sampling
         self.law = noise_law(self.sampling)
         self.seed = extra_args.get("seed")
@@ -447,23 +447,23 @@ class ComfyHost:
     def _weights_of(self, group: list[dict], x: Tensor, sigma: Tensor) -> dict[Any, _Weight]:
         """How much those conds of a list count that are in force at ``sigma``, by uuid. Computed once for the same ones.
 
-        At keyframes, which are no part of the clip, nothing counts.
+        At frames that are no part of the clip nothing counts.
         """
         x = clip_of(x, self._shapes)[:, :1]
         now = [cond for cond in group if in_force(cond, sigma)]
         key = (x.shape, *(cond["uuid"] for cond in now))
         if key not in self._weights:
             found = _weigh(now, x, sigma, TokenGrid(self._size_in(x), self.network.patch))
-            if self._keyframes:
+            if any(self._outside) and self._size_in(x) == self._size:  # words are refused in windows of a clip
                 found = {uuid: each._replace(weight=each.weight * self._in_clip()) for uuid, each in found.items()}
             self._weights[key] = found
         return self._weights[key]
 
     def _in_clip(self) -> Tensor:
-        """1 in the frames of the clip, 0 in its keyframes: (1, 1, *grid)."""
+        """1 in the frames of the clip, 0 in those that are no part of it: (1, 1, *grid)."""
         frames, *size = TokenGrid(self._size, self.network.patch).shape
-        own = self._picture.new_ones(1, 1, frames - self._keyframes, *size)
-        return with_frames_behind(own, self._keyframes)
+        own = self._picture.new_ones(1, 1, frames - sum(self._outside), *size)
+        return with_frames_outside(own, *self._outside)
 
     def _columns_of(self, watched: _Watched, device: torch.device) -> Tensor:
         """The columns (tokens, words) of a cond. They are put on the device once for a run: that waits for it."""
@@ -534,8 +534,9 @@ class ComfyHost:
         shares, present = seen.shares.to(self._picture.device), self._present(seen.watched.positions)
         if isinstance(weight, float):
             return Attention(shares, weight * present)
-        if self._keyframes:
-            shares = with_frames_behind(shares, self._keyframes)
+        keyframes = self._outside[1]
+        if keyframes:  # their tokens are not read
+            shares = with_frames_outside(shares, 0, keyframes)
         pixels = enlarged(TokenGrid(seen.size, self.network.patch).to_pixels(shares), seen.size)
         whole = TokenGrid(self._size, self.network.patch)
         return Attention(_of_tokens(whole, _placed(pixels, area, self._size)), weight * present)

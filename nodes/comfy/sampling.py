@@ -25,11 +25,11 @@ from .arrival import in_force
 from .conditioning import ANNOTATION, check_words, last_word
 from .guidance import check_guidance
 from .host import WRAPPER_KEY, ComfyHost, WrappersMP
-from .lightricks import keyframes_of
 from .model import control_chain
 from .nested import Shapes, clip_of, grid_of, shapes_of
 from .network import control_network_of, is_framed, is_served, network_of, patch_of, reads_words, size_of
 from .notices import Notices, say_of_crowding, say_of_length, say_of_masks
+from .outside import outside_of
 from .relay import Carried, Course, course_of, leave, outer_sample
 from .sampler import check_guider, positive_of, sampler_of
 
@@ -108,7 +108,7 @@ def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
         picture = clip_of(noise, shapes)
         size = size_of(picture)
         patch = patch_of(guider.inner_model.diffusion_model, len(size))
-        plan = make_plan(timestep_map, *size, patch=patch, behind=keyframes_of(guider, size))
+        plan = make_plan(timestep_map, *size, patch=patch, outside=outside_of(guider, size))
         say = Notices(options.node)
         latent_format = guider.inner_model.latent_format
         tokens = (noise.shape[0], *TokenGrid(size, patch).shape)

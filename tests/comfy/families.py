@@ -7,7 +7,10 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import comfy.model_patcher
+import comfy.sd
 import comfy.supported_models
+import comfy.taesd.taehv
+import comfy.taesd.taesd
 import pytest
 import torch
 from tiny import patcher
@@ -447,3 +450,15 @@ def empty(name: str, batch: int = 1, size: tuple[int, ...] | None = None) -> dic
     channels, *own = tiny.latents
     *frames, height, width = size or own
     return {"samples": torch.zeros(batch, channels, *(frames or [tiny.frames] if tiny.framed else []), height, width)}
+
+
+@cache
+def vae(channels: int = 16, frames: bool = False) -> comfy.sd.VAE:
+    """A small autoencoder of ComfyUI's with random weights. frames: its latents have that dimension."""
+    network = (comfy.taesd.taehv.TAEHV if frames else comfy.taesd.taesd.TAESD)(latent_channels=channels)
+    generator = torch.Generator().manual_seed(8)
+    weights = network.state_dict()
+    for value in weights.values():
+        if value.ndim:  # what has none is a scale, and ready
+            value.copy_(1.2 * torch.randn(value.shape, generator=generator) / max(value[0].numel(), 25) ** 0.5)
+    return comfy.sd.VAE(sd=weights)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import comfy.context_windows
 import comfy.sample
 import comfy.samplers
+import comfy_extras.nodes_wan as wan
 import pytest
 import torch
 from asyndm_pack.asyndm_core.live import maps_of
@@ -18,7 +20,7 @@ from asyndm_pack.nodes.comfy.conditioning import ANNOTATION, Annotation
 from asyndm_pack.nodes.comfy.model import UnsupportedModelError
 from asyndm_pack.nodes.comfy.sampling import Options, apply
 from asyndm_pack.nodes.ksampler import AsynDMKSampler
-from families import MODELS, empty, prompt, random, transformer
+from families import MODELS, empty, prompt, random, transformer, vae
 from tiny import asyn, difference, ksampler, node, plain, same, untouched
 from torch import Tensor
 
@@ -42,8 +44,8 @@ def marked(seed: int = 5, **more: Any) -> list:
 
 def sampled(patched: Any, batch: int = 1, positive: list | None = None, **more: Any) -> Tensor:
     """A small run of the stock KSampler on clips."""
-    more = {"steps": 4, "cfg": 2.0, "scheduler": "simple", "image": empty(WAN, batch), **more}
-    return ksampler(patched, positive=positive or marked(), negative=prompt(WAN, 6), **more)
+    more = {"steps": 4, "cfg": 2.0, "scheduler": "simple", "image": empty(WAN, batch), "negative": prompt(WAN, 6), **more}
+    return ksampler(patched, positive=positive or marked(), **more)
 
 
 def steps_of(asked: Regions | TimestepMap, **more: Any) -> list[Snapshot]:
@@ -137,6 +139,40 @@ def test_one_mask_is_for_all_frames_and_many_masks_for_the_frames_of_the_clip() 
     assert len(frames) == 9
     for got, wanted in zip(steps_of(painted(frames)), steps_of(painted(MOVING)), strict=True):
         assert torch.equal(got.owner, wanted.owner) and same(got.x, wanted.x)
+
+
+def with_reference(name: str, reference: bool = True) -> dict[str, Any]:
+    """What ComfyUI's node makes of a picture that a clip refers to: conditionings, and latents that it is a frame of."""
+    picture = {"reference_image": torch.rand(1, 8 * HEIGHT, 8 * WIDTH, 3)} if reference else {}
+    make = {"Wan VACE": wan.WanVaceToVideo, "Wan Animate": wan.WanAnimateToVideo}[name].execute
+    size = {"width": 8 * WIDTH, "height": 8 * HEIGHT, "length": 4 * FRAMES - 3, "batch_size": 1}
+    own = {"strength": 1.0} if name == "Wan VACE" else {"continue_motion_max_frames": 5, "video_frame_offset": 0}
+    made = make(marked(), prompt(name, 6), vae=vae(frames=True), **size, **own, **picture).result
+    return {"positive": made[0], "negative": made[1], "image": made[2]}
+
+
+@pytest.mark.parametrize("name", ["Wan VACE", "Wan Animate"])
+@pytest.mark.parametrize("regions", [painted(MOVING), Regions((Target("fox"),))], ids=["painted", "words"])
+def test_a_picture_that_a_clip_refers_to_is_no_part_of_it(name: str, regions: Regions) -> None:
+    """Its frame comes first and is cut off in the end: it keeps pace, and the first mask is for the frame after it."""
+    seen: list[Snapshot] = []
+    sampled(asyn(transformer(name), regions, on_step=seen.append), **with_reference(name))
+    for snapshot in seen:
+        assert snapshot.owner.shape == (1, 1 + FRAMES, *SIZE[1:])
+        assert (snapshot.owner[:, 0] == -1).all() and (snapshot.progress[:, 0] == snapshot.step).all()
+        if regions.mask is not None:
+            assert torch.equal(snapshot.owner[0, 1:] == 0, MOVING > 0)
+    if regions.mask is None:
+        for before, now in pairwise(seen):
+            shares = before.attention.shares[:, 0, 1:]
+            owned = (shares >= shares.mean()).float()
+            assert torch.equal(now.owner[:, 1:] == 0, torch.nn.functional.interpolate(owned, scale_factor=2) > 0)
+
+
+def test_without_a_reference_the_first_frame_is_the_clips() -> None:
+    seen: list[Snapshot] = []
+    sampled(asyn(transformer("Wan VACE"), painted(MOVING), on_step=seen.append), **with_reference("Wan VACE", reference=False))
+    assert seen and all(torch.equal(snapshot.owner[0] == 0, MOVING > 0) for snapshot in seen)
 
 
 def test_words_are_read_in_every_frame() -> None:

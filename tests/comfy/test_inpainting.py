@@ -13,14 +13,13 @@ from typing import Any
 
 import comfy.sample
 import comfy.samplers
-import comfy.sd
-import comfy.taesd.taesd
 import pytest
 import torch
 from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap
 from asyndm_pack.nodes.comfy.sampling import Options, apply
 from asyndm_pack.nodes.timestep_map import TimestepMapNode
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
+from families import vae
 from tiny import (
     LEFT,
     NEGATIVE,
@@ -61,17 +60,6 @@ MASKS = {
     "one for each picture": torch.cat([HOLE, HOLE.flip(-1)]),
     "at the latents' size": HOLE[:, ::8, ::8],
 }
-
-
-@cache
-def vae() -> comfy.sd.VAE:
-    """A small autoencoder of ComfyUI's (TAESD) with random weights."""
-    weights = comfy.taesd.taesd.TAESD(latent_channels=4).state_dict()
-    generator = torch.Generator().manual_seed(8)
-    for value in weights.values():
-        if value.ndim:  # what has none is a scale, and ready
-            value.copy_(1.2 * torch.randn(value.shape, generator=generator) / max(value[0].numel(), 25) ** 0.5)
-    return comfy.sd.VAE(sd=weights)
 
 
 def pictures(count: int = 2) -> Tensor:
@@ -125,13 +113,13 @@ Prepared = tuple[list, list, dict[str, Any]]
 
 def conditioned(noise_mask: bool) -> Prepared:
     """InpaintModelConditioning."""
-    return InpaintModelConditioning().encode(POSITIVE, NEGATIVE, pictures(), vae(), HOLE, noise_mask)
+    return InpaintModelConditioning().encode(POSITIVE, NEGATIVE, pictures(), vae(4), HOLE, noise_mask)
 
 
 WAYS: dict[str, Callable[[], Prepared]] = {
     "InpaintModelConditioning": lambda: conditioned(True),
     "InpaintModelConditioning without noise_mask": lambda: conditioned(False),
-    "VAEEncodeForInpaint": lambda: (POSITIVE, NEGATIVE, VAEEncodeForInpaint().encode(vae(), pictures(), HOLE, 6)[0]),
+    "VAEEncodeForInpaint": lambda: (POSITIVE, NEGATIVE, VAEEncodeForInpaint().encode(vae(4), pictures(), HOLE, 6)[0]),
     "Set Latent Noise Mask": lambda: (POSITIVE, NEGATIVE, masked(HOLE)),
     "no mask at all": lambda: (POSITIVE, NEGATIVE, latent(batch=2)),
 }

@@ -20,14 +20,11 @@ import comfy.ldm.hydit.controlnet
 import comfy.ldm.lumina.controlnet
 import comfy.ldm.qwen_image.controlnet
 import comfy.ops
-import comfy.sd
-import comfy.taesd.taehv
-import comfy.taesd.taesd
 import comfy_extras.nodes_model_patch as model_patch
 import pytest
 import torch
 from asyndm_pack.asyndm_core.timestep_rows import TimestepRows
-from families import FAMILIES, FLUX, QWEN, SD3, TEXT, TOKENS, empty, prompt, randomise, transformer
+from families import FAMILIES, FLUX, QWEN, SD3, TEXT, TOKENS, empty, prompt, randomise, transformer, vae
 from test_transformer_machines import in_fp8, in_quantised_tensors
 from test_transformers import NO_STRENGTH, TOLERANCE, each_its_own, left, nothing_attended
 from tiny import asyn, difference, hooks_of, ksampler, painted, patcher, plain, same
@@ -44,18 +41,6 @@ def made(network: nn.Module) -> nn.Module:
     """With random weights, also where training starts with zeros."""
     randomise(network)
     return network.eval()
-
-
-@cache
-def vae(channels: int = 16, frames: bool = False) -> comfy.sd.VAE:
-    """A small autoencoder of ComfyUI's with random weights. frames: its latents have that dimension."""
-    network = (comfy.taesd.taehv.TAEHV if frames else comfy.taesd.taesd.TAESD)(latent_channels=channels)
-    generator = torch.Generator().manual_seed(8)
-    weights = network.state_dict()
-    for value in weights.values():
-        if value.ndim:  # what has none is a scale, and ready
-            value.copy_(1.2 * torch.randn(value.shape, generator=generator) / max(value[0].numel(), 25) ** 0.5)
-    return comfy.sd.VAE(sd=weights)
 
 
 def flux_xlabs() -> comfy.controlnet.ControlNet:
