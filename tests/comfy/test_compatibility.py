@@ -595,7 +595,8 @@ CLIPS_HEAD = """## Video models
 The same of clips, latents with frames: every token of every frame has its own timestep, and in every evaluation of a map each
 clip of a batch its own map, against the independent reference. A frame that is given (image to video by a noise mask in Wan 2.2
 5B, Cosmos Predict2) is told less noise as the model itself has it. Networks that take a timestep per token or frame themselves
-(Wan, Cosmos Predict2) say the same to 1e-6. Wan's two experts are sampled by two samplers with one clock.
+(Wan, Cosmos Predict2) say the same to 1e-6. Wan's two experts are sampled by two samplers with one clock. A picture that Wan
+VACE or Animate refers to is the first frame of the latents and no part of the clip: masks and words pass it by.
 
 """
 
