@@ -24,7 +24,7 @@ from .peers import DifferentialHost, Repeated, soft_edge
 LEADS = (0.1, 0.2, 0.3)
 """Shares of the schedule."""
 GREY = 128
-RIMS = ((0.3, 0.25), (0.35, 0.2), (0.5, 0.2))
+RIMS = ((0.3, 0.2), (0.3, 0.25), (0.35, 0.2), (0.5, 0.2))
 """How much of the outermost latent pixels of a hole is drawn (0.5: an edge that is soft over one of them), and a lead."""
 MANY = 6
 """LanPaint's evaluations of the model for each step: its five inner ones and the step's own."""
