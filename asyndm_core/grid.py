@@ -92,3 +92,8 @@ Grid = TokenGrid | PackedGrid
 def with_frames_outside(maps: Tensor, before: int, behind: int) -> Tensor:
     """Maps of clips (..., T, H, W) with so many frames of 0 before and behind their own."""
     return F.pad(maps, (0, 0, 0, 0, before, behind))
+
+
+def without_frames_outside(maps: Tensor, before: int, behind: int) -> Tensor:
+    """The frames of their own of maps of clips (..., T, H, W) that have so many before and behind them."""
+    return maps[..., before : maps.shape[-3] - behind, :, :] if before or behind else maps

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import LINEAR, Attention, AttentionSum
+from .grid import without_frames_outside
 from .run import Snapshot
 
 
@@ -87,12 +88,14 @@ class RunRecord:
         """The mean attention of the run, on its device, or None if no word was watched."""
         return self._attention.mean()
 
-    def masks(self, *size: int) -> Tensor | None:
+    def masks(self, *size: int, outside: tuple[int, int] = (0, 0)) -> Tensor | None:
         """The mean attention of the run at (B, words, *size), each map stretched to [0, 1]; on the CPU.
 
+        outside: how many frames are no part of the clip, before and behind its own: they are left out.
         A map that is the same everywhere is 0. None if no word was watched.
         """
         mean = self.attention()
         if mean is None:
             return None
-        return stretched(F.interpolate(mean.shares.float().cpu(), size=size, mode=LINEAR[len(size)]))
+        maps = F.interpolate(mean.shares.float().cpu(), size=size, mode=LINEAR[len(size)])
+        return stretched(without_frames_outside(maps, *outside))

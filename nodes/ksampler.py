@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nodes import common_ksampler
 
+from ..asyndm_core.grid import without_frames_outside
 from ..asyndm_core.pictures import palette, shown, timeline
 from ..asyndm_core.record import RunRecord
 from ..asyndm_core.regions import Plan, TimestepMap, check_choice, check_number, make_plan
@@ -19,6 +20,7 @@ from .comfy.browser import display_node
 from .comfy.latent_rgb import latent_to_rgb
 from .comfy.live_view import show_on
 from .comfy.network import size_of
+from .comfy.outside import outside_of
 from .comfy.sampling import Options, apply
 from .types import ADVANCED, CATEGORY, TimestepMapSocket, check_socket
 
@@ -194,9 +196,10 @@ class AsynDMKSampler(io.ComfyNode):
             patched, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=whole
         )
         size = size_of(latent["samples"])
-        masks = record.masks(*size)
+        outside = outside_of([given for _, given in (*positive, *negative)], model.model, size)
+        masks = record.masks(*size, outside=outside)
         if masks is None:
-            masks = torch.zeros(latent["samples"].shape[0], 1, *size)
+            masks = without_frames_outside(torch.zeros(latent["samples"].shape[0], 1, *size), *outside)
         sheet = draw_timeline(model, record, make_plan(timestep_map, *size))
         previews = ui.PreviewImage(sheet, cls=cls) if preview else None
         return io.NodeOutput(latent, masks.flatten(0, -3), sheet, ui=previews)

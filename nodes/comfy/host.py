@@ -130,7 +130,7 @@ class ComfyHost:
             self.network.look_at_masks(conds_of(guider))
         self._framed, self._size = is_framed(picture), size_of(picture)
         self._dims = len(self._size) if self._shapes is None else 1
-        self._outside = outside_of(guider, self._size)
+        self._outside = outside_of(conds_of(guider), self.model, self._size)
         self.sampling = self.model.model_sampling
         self.law = noise_law(self.sampling)
         self.seed = extra_args.get("seed")

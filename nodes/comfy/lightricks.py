@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from typing import Any
@@ -17,7 +17,6 @@ from ...asyndm_core.timestep_rows import reference
 from .attention import TokenReader
 from .families import Family, Inputs
 from .nested import beside_index, clip_index
-from .sampler import conds_of
 from .transformer import MASK, Masked, processing, with_mask
 
 KEYFRAMES = "keyframe_idxs"
@@ -85,10 +84,9 @@ class Lightricks(Masked):
             yield
 
 
-def keyframes_of(guider: Any, size: Sequence[int]) -> int:
-    """How many of the frames of clips of a size, (T, H, W), are keyframes: given pictures behind its own, in a sampling of the
-    guider."""
-    given = [cond[KEYFRAMES] for cond in conds_of(guider) if cond.get(KEYFRAMES) is not None]
+def keyframes_of(conds: Sequence[Mapping[str, Any]], size: Sequence[int]) -> int:
+    """How many of the frames of clips of a size, (T, H, W), are keyframes: given pictures behind its own, by the conds."""
+    given = [cond[KEYFRAMES] for cond in conds if cond.get(KEYFRAMES) is not None]
     return max((_frames_of(each, size[-2:]) for each in given), default=0) if len(size) == 3 else 0
 
 

@@ -31,7 +31,7 @@ from .network import control_network_of, is_framed, is_served, network_of, patch
 from .notices import Notices, say_of_crowding, say_of_length, say_of_masks
 from .outside import outside_of
 from .relay import Carried, Course, course_of, leave, outer_sample
-from .sampler import check_guider, positive_of, sampler_of
+from .sampler import check_guider, conds_of, positive_of, sampler_of
 
 OnStep = Callable[[Snapshot], None]
 LAST_SEED = 2**64 - 1
@@ -108,7 +108,7 @@ def sampler_wrapper(timestep_map: TimestepMap, options: Options) -> Callable:
         picture = clip_of(noise, shapes)
         size = size_of(picture)
         patch = patch_of(guider.inner_model.diffusion_model, len(size))
-        plan = make_plan(timestep_map, *size, patch=patch, outside=outside_of(guider, size))
+        plan = make_plan(timestep_map, *size, patch=patch, outside=outside_of(conds_of(guider), guider.inner_model, size))
         say = Notices(options.node)
         latent_format = guider.inner_model.latent_format
         tokens = (noise.shape[0], *TokenGrid(size, patch).shape)

@@ -169,6 +169,20 @@ def test_a_picture_that_a_clip_refers_to_is_no_part_of_it(name: str, regions: Re
             assert torch.equal(now.owner[:, 1:] == 0, torch.nn.functional.interpolate(owned, scale_factor=2) > 0)
 
 
+@pytest.mark.parametrize("changes", [{}, {"mode": "synchronous"}, {"regions": Regions()}], ids=["", "synchronous", "no words"])
+def test_the_nodes_masks_are_the_clips_own(changes: dict[str, Any]) -> None:
+    """So they fit where a mask goes in."""
+    given = with_reference("Wan VACE")
+    asked = TimestepMap(**{"regions": Regions((Target("fox"),)), **changes})
+    conditionings = given["positive"], given["negative"]
+    sampler = 7, 3, 2.0, "euler", "simple"
+    made = AsynDMKSampler.execute(
+        transformer("Wan VACE"), asked, *sampler, *conditionings, given["image"], 1.0, preview=False
+    ).result  # fmt: skip
+    assert made[0]["samples"].shape == (1, 16, 1 + FRAMES, *SIZE[1:]) and made[1].shape == SIZE
+    assert made[1].amax() == (0 if asked.regions.targets == () else 1)
+
+
 def test_without_a_reference_the_first_frame_is_the_clips() -> None:
     seen: list[Snapshot] = []
     sampled(asyn(transformer("Wan VACE"), painted(MOVING), on_step=seen.append), **with_reference("Wan VACE", reference=False))

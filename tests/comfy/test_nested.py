@@ -15,12 +15,13 @@ import comfy_extras.nodes_lt as nodes_lt
 import pytest
 import torch
 from asyndm_pack.asyndm_core.attention import BlockMean, Sequences
-from asyndm_pack.asyndm_core.regions import Regions, Target
+from asyndm_pack.asyndm_core.regions import Regions, Target, TimestepMap
 from asyndm_pack.asyndm_core.run import Snapshot
 from asyndm_pack.nodes.comfy import attention, relay
 from asyndm_pack.nodes.comfy.conditioning import ANNOTATION, Annotation
 from asyndm_pack.nodes.comfy.families import family_of
 from asyndm_pack.nodes.comfy.network import network_of
+from asyndm_pack.nodes.ksampler import AsynDMKSampler
 from clips import CLIPS, LACKS, SIZE, Evaluation, clip_model, first_frame_known, joined, latents, prompt, sampled, streams_of
 from families import TOKENS, random
 from test_split_runs import WAYS, Graph, every_way, lines, shared
@@ -216,6 +217,17 @@ def test_a_keyframe_is_no_part_of_the_clip(name: str, regions: str) -> None:
         if regions == "words":
             expected = torch.nn.functional.max_pool3d(expected, (5, 1, 1), stride=1, padding=(2, 0, 0))
         assert torch.equal(now.owner[:, :-1] == 0, expected > 0)
+
+
+@every_ltx
+def test_the_nodes_masks_are_of_the_clips_own_frames(name: str) -> None:
+    given = with_keyframe(name)
+    asked = TimestepMap(Regions((Target("fox"),)))
+    made = AsynDMKSampler.execute(
+        clip_model(name), asked, 7, 2, 2.0, "euler", "simple", given["positive"], given["negative"], given["image"], 1.0,
+        preview=False,
+    ).result  # fmt: skip
+    assert streams_of(made[0]["samples"])[0].shape[2] == SIZE[0] + 1 and made[1].shape == SIZE and made[1].amax() == 1
 
 
 def seen_in_clip(snapshot: Snapshot) -> Tensor:

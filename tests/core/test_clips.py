@@ -18,7 +18,7 @@ from asyndm_core.embedding import Groups, grouped
 from asyndm_core.grid import TokenGrid
 from asyndm_core.live import LARGEST, Live, maps_of
 from asyndm_core.pictures import palette, shown, timeline
-from asyndm_core.record import RunRecord
+from asyndm_core.record import RunRecord, stretched
 from asyndm_core.regions import (
     Plan,
     Region,
@@ -332,6 +332,8 @@ def test_the_record_of_a_clip() -> None:
     assert torch.equal(shown(record.frames()[0].owner[0], 3), shown(snapshot().owner[0], 3))
     masks = record.masks(*SHAPE[1:])
     assert masks.shape == (2, 1, *SHAPE[1:]) and masks.amin() == 0 and masks.amax() == 1
+    own = record.masks(*SHAPE[1:], outside=(1, 2))
+    torch.testing.assert_close(own, stretched(masks[:, :, 1:-2]))
     images = [shown(frame.denoised[0], 3)[:3].movedim(0, -1).sigmoid() for frame in record.frames()]
     assert timeline(record.frames(), 2, palette(1), images, cell=32).isfinite().all()
 
