@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from multiprocessing import Pool
+from multiprocessing import Pool, get_context
 from pathlib import Path
 from typing import IO, Any
 
@@ -105,7 +105,7 @@ def make_data(folder: Path, count: int, workers: int, busy: bool = False, until:
         file.truncate(count * SIZE * SIZE * 3)
     tasks = [(str(path), start, min(start + 1000, count), busy) for start in range(0, count, 1000)]
     prompts: list[str] = []
-    with Pool(workers, _be_nice) as pool:
+    with get_context("spawn").Pool(workers, _be_nice) as pool:  # a fork of a process that holds much may be refused
         for block in pool.imap(_draw_block, tasks):
             prompts += block
             _write(folder / "drawn", str(len(prompts)))
